@@ -1,0 +1,9 @@
+//! What every other floor may use: ids, deadlines, bounded byte queues, sharded maps, secrets.
+//!
+//! Imports nothing of the crate. Knows no socket, no runtime and no clock.
+
+pub mod chunk;
+pub mod id;
+pub mod secret;
+pub mod shard;
+pub mod timers;

@@ -1,0 +1,109 @@
+//! Every metric the gateway exports: name, unit, meaning, labels.
+//!
+//! A new metric is added here, in its family, with the closed set of values that each label can
+//! take; a label whose values come from the network is not allowed. `tests/architecture.rs` checks
+//! that no other file spells a metric name.
+
+use metrics::Unit;
+
+/// What one metric is called and means.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub unit: Unit,
+    pub help: &'static str,
+    pub labels: &'static [&'static str],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+macro_rules! metrics {
+    ($($(#[$family:meta])* $id:ident = $kind:ident $unit:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $($(#[$family])* pub const $id: Metric = Metric {
+            name: concat!("ddp_gateway_", $name),
+            kind: Kind::$kind,
+            unit: Unit::$unit,
+            help: $help,
+            labels: &[$($label),*],
+        };)*
+        /// All of them, in the order of this file.
+        pub const ALL: &[Metric] = &[$($id),*];
+    };
+}
+
+metrics! {
+    BUILD_INFO = Gauge Count "build_info" ["version", "revision"] "Always 1; the labels say what runs.";
+    PANICS = Counter Count "panics_total" [] "Connections or tasks that ended by a panic. Anything above 0 is a defect: report it.";
+    OPEN_DESCRIPTORS = Gauge Count "open_descriptors" [] "File descriptors in use.";
+    MAX_DESCRIPTORS = Gauge Count "max_descriptors" [] "Limit of file descriptors (RLIMIT_NOFILE) known at start.";
+
+    CONNECTIONS = Gauge Count "connections" ["listener"] "Client connections open now.";
+    CONNECTIONS_ACCEPTED = Counter Count "connections_accepted_total" ["listener"] "Client connections accepted.";
+    CONNECTIONS_REFUSED = Counter Count "connections_refused_total" ["reason"] "Client connections closed right after accept: descriptors, address_rate, handshakes.";
+    ACCEPT_ERRORS = Counter Count "accept_errors_total" ["reason"] "Failed accept calls: descriptors, memory, other.";
+    HANDSHAKES = Gauge Count "tls_handshakes" [] "TLS handshakes in flight.";
+    HANDSHAKE_FAILURES = Counter Count "tls_handshake_failures_total" ["reason"] "TLS handshakes that failed: garbage, timeout, no_certificate, peer, other.";
+    HANDSHAKE_SECONDS = Histogram Seconds "tls_handshake_seconds" [] "Time of successful TLS handshakes.";
+    PROXY_HEADER_FAILURES = Counter Count "proxy_header_failures_total" [] "Connections closed because the PROXY header was missing or broken.";
+    CERTIFICATE_EXPIRY = Gauge Seconds "certificate_expiry_timestamp_seconds" ["certificate"] "When each served certificate ends, as seconds since 1970.";
+    CERTIFICATE_RELOADS = Counter Count "certificate_reloads_total" ["result"] "Certificate files read again: ok, failed (the old one stays in use).";
+
+    REQUESTS = Counter Count "http_requests_total" ["route", "status"] "HTTP requests answered, by kind of route and class of status.";
+    REQUEST_SECONDS = Histogram Seconds "http_request_seconds" ["route"] "Time from the request's head to the end of the response.";
+    REQUESTS_IN_FLIGHT = Gauge Count "http_requests_in_flight" [] "HTTP requests being served.";
+    REQUEST_BYTES = Counter Bytes "http_request_bytes_total" [] "Body bytes received from clients.";
+    RESPONSE_BYTES = Counter Bytes "http_response_bytes_total" [] "Body bytes sent to clients.";
+    REFUSALS = Counter Count "http_refusals_total" ["reason"] "Requests answered by the gateway with an error of its own, by reason.";
+    MONOLITH_RETRIES = Counter Count "monolith_retries_total" [] "Requests sent to a second monolith server after the first failed.";
+    MONOLITH_FAILURES = Counter Count "monolith_failures_total" ["reason"] "Failed exchanges with a monolith server: connect, timeout, reset, protocol.";
+    MONOLITH_UP = Gauge Count "monolith_up" ["server"] "1 when the monolith server is in rotation.";
+    TUNNELS = Gauge Count "tunnels" [] "WebSockets passed through to the monolith, open now.";
+    TUNNELS_OPENED = Counter Count "tunnels_opened_total" [] "WebSockets passed through to the monolith.";
+
+    SESSIONS = Gauge Count "sessions" ["phase"] "Client sockets held now: parked, attaching, live, closing.";
+    SESSIONS_OPENED = Counter Count "sessions_opened_total" ["framing"] "Client sockets accepted: raw, sockjs.";
+    SESSIONS_CLOSED = Counter Count "sessions_closed_total" ["reason", "by"] "Client sockets ended, with the reason and the side that ended them.";
+    SESSION_MESSAGES = Counter Count "session_messages_total" ["direction"] "WebSocket messages forwarded: up (from clients), down (to clients).";
+    SESSION_BYTES = Counter Bytes "session_bytes_total" ["direction"] "WebSocket bytes forwarded, frame headers included.";
+    SESSION_SECONDS = Histogram Seconds "session_seconds" [] "Life of client sockets.";
+    ATTACH_SECONDS = Histogram Seconds "attach_seconds" [] "From a client's DDP connect until a streamer answered connected.";
+    BACKLOG_BYTES = Gauge Bytes "backlog_bytes" [] "Bytes that wait for slow peers, whole process.";
+    LIMITED = Counter Count "limited_total" ["reason"] "Times a client was slowed down or turned away: messages, bytes, connections.";
+
+    STREAMER_UP = Gauge Count "streamer_up" ["pool", "streamer"] "1 when the streamer takes new sessions.";
+    STREAMER_SESSIONS = Gauge Count "streamer_sessions" ["pool", "streamer"] "Sessions on the streamer.";
+    STREAMER_CAPACITY = Gauge Count "streamer_capacity" ["pool", "streamer"] "Sessions that the streamer may hold now (less than its limit while it starts slowly).";
+    STREAMER_PROBES = Counter Count "streamer_probes_total" ["probe", "result"] "Probes sent: health or ddp; ok or failed.";
+    STREAMER_FAILURES = Counter Count "streamer_failures_total" ["reason"] "Failures of real traffic: connect, handshake, timeout, reset.";
+    STREAMER_TRANSITIONS = Counter Count "streamer_transitions_total" ["to"] "Changes of health: up, down, degraded.";
+    POOL_STREAMERS = Gauge Count "pool_streamers" ["pool", "state"] "Streamers of the pool by state: up, down, unknown, draining.";
+    POOL_WAITING = Gauge Count "pool_waiting" ["pool"] "Clients parked because no streamer has room.";
+    POOL_REFUSED = Counter Count "pool_refused_total" ["pool", "reason"] "Clients turned away: queue_full, wait_timeout, no_streamer.";
+    DISCOVERY_UPDATES = Counter Count "discovery_updates_total" ["source", "result"] "Answers of discovery sources: ok, empty, failed.";
+    DISCOVERY_STALE = Gauge Count "discovery_stale" ["source"] "1 while a source's last answer failed and the last good one is held.";
+    AFFINITY = Counter Count "affinity_total" ["result"] "Where sessions went: kept (preferred streamer), moved (it had no room or health), new.";
+
+    CONFIG_RELOADS = Counter Count "config_reloads_total" ["result"] "Configuration loads: ok, failed, unchanged.";
+    CONFIG_LAST_RELOAD_SUCCESSFUL = Gauge Count "config_last_reload_successful" [] "1 when the last configuration load was applied.";
+    CONFIG_LAST_RELOAD_SUCCESS_SECONDS = Gauge Seconds "config_last_reload_success_timestamp_seconds" [] "When the configuration in use was loaded, as seconds since 1970.";
+    CONFIG_GENERATION = Gauge Count "config_generation" [] "Number of the configuration in use; rises with each reload.";
+    CONFIG_SNAPSHOTS = Gauge Count "config_snapshots" [] "Configurations still referenced by something; above 2 for long means a leak.";
+    DRAINING = Gauge Count "draining" [] "1 while the gateway drains.";
+}
+
+/// Tells the exporter the unit and the help text of each metric.
+pub fn describe() {
+    for metric in ALL {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.unit, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.unit, metric.help),
+            Kind::Histogram => metrics::describe_histogram!(metric.name, metric.unit, metric.help),
+        }
+    }
+}
