@@ -40,7 +40,10 @@ pub struct Budget {
 
 impl Budget {
     pub fn new(limit_bytes: usize) -> Self {
-        Self { used: AtomicUsize::new(0), limit: AtomicUsize::new(limit_bytes) }
+        Self {
+            used: AtomicUsize::new(0),
+            limit: AtomicUsize::new(limit_bytes),
+        }
     }
 
     /// Bytes in use now.
@@ -96,7 +99,10 @@ struct Filled {
 
 impl Backlog {
     pub fn new(budget: Arc<Budget>) -> Self {
-        Self { inner: None, budget }
+        Self {
+            inner: None,
+            budget,
+        }
     }
 
     /// Bytes waiting.
@@ -117,7 +123,11 @@ impl Backlog {
             return Err(Full);
         }
         let filled = self.inner.get_or_insert_with(|| {
-            Box::new(Filled { chunks: VecDeque::with_capacity(1), taken: 0, bytes: 0 })
+            Box::new(Filled {
+                chunks: VecDeque::with_capacity(1),
+                taken: 0,
+                bytes: 0,
+            })
         });
         filled.bytes += bytes.len();
         match filled.chunks.back_mut() {
@@ -131,15 +141,23 @@ impl Backlog {
     /// The bytes to offer to the peer next; empty only when the queue is.
     pub fn front(&self) -> &[u8] {
         match &self.inner {
-            Some(filled) => filled.chunks.front().map_or(&[], |chunk| &chunk[filled.taken..]),
+            Some(filled) => filled
+                .chunks
+                .front()
+                .map_or(&[], |chunk| &chunk[filled.taken..]),
             None => &[],
         }
     }
 
     /// Drops `bytes` of [`Self::front`] that the peer has taken.
     pub fn advance(&mut self, bytes: usize) {
-        let Some(filled) = &mut self.inner else { return };
-        let front = filled.chunks.front().map_or(0, |chunk| chunk.len() - filled.taken);
+        let Some(filled) = &mut self.inner else {
+            return;
+        };
+        let front = filled
+            .chunks
+            .front()
+            .map_or(0, |chunk| chunk.len() - filled.taken);
         let bytes = bytes.min(front);
         filled.taken += bytes;
         filled.bytes -= bytes;

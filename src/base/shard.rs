@@ -101,7 +101,11 @@ mod tests {
             assert_eq!(map.remove(&n), Some(n * 2));
         }
         assert!(map.is_empty());
-        let kept: usize = map.shards.iter().map(|s| s.lock().unwrap().capacity()).sum();
+        let kept: usize = map
+            .shards
+            .iter()
+            .map(|s| s.lock().unwrap().capacity())
+            .sum();
         assert!(kept <= 16 * 128, "{kept} slots kept after the storm");
     }
 }

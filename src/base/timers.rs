@@ -10,7 +10,9 @@ pub struct Timers<const N: usize> {
 
 impl<const N: usize> Timers<N> {
     pub fn new() -> Self {
-        Self { deadlines: [None; N] }
+        Self {
+            deadlines: [None; N],
+        }
     }
 
     /// Arms (or moves) a timer. Panics when `timer` is not below `N`: the caller's enum says so.
@@ -33,7 +35,10 @@ impl<const N: usize> Timers<N> {
 
     /// Takes one timer that is due; call until `None`.
     pub fn expired(&mut self, now: Instant) -> Option<usize> {
-        let due = self.deadlines.iter().position(|at| at.is_some_and(|at| at <= now))?;
+        let due = self
+            .deadlines
+            .iter()
+            .position(|at| at.is_some_and(|at| at <= now))?;
         self.deadlines[due] = None;
         Some(due)
     }

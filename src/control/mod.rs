@@ -1,0 +1,1 @@
+//! Building, reloading and ending the process.

@@ -1,0 +1,1 @@
+//! An embedded deployment to try the gateway with.

@@ -1,0 +1,1 @@
+//! HTTP header rules of a proxy: hop-by-hop, forwarding, the affinity cookie.

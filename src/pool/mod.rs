@@ -1,0 +1,1 @@
+//! Streamers: who they are, how they are, who gets a place on one. No I/O.

@@ -1,0 +1,1 @@
+//! SockJS as text: URLs, frames, the info and iframe pages. No I/O.
