@@ -1,1 +1,3 @@
 //! Sockets: listening, TLS, dialling, the client of the monolith.
+
+pub mod stream;
