@@ -108,7 +108,9 @@ pub struct Pool {
     pub name: PoolName,
     /// Addresses given literally.
     pub streamers: Vec<StreamerAddr>,
-    pub dns: Option<Dns>,
+    /// Names to look up: those of `discovery.dns`, and each streamer that is given by a name.
+    /// Never empty together with `streamers`.
+    pub dns: Vec<Dns>,
     /// Sessions that one streamer may hold.
     pub sessions_per_streamer: u32,
     /// Clients that may wait for room, and for how long.
