@@ -1,9 +1,10 @@
-//! What every other floor may use: ids, deadlines, bounded byte queues, sharded maps, secrets.
+//! What every other floor may use: ids, deadlines, bounded byte queues, sharded maps, secrets, quoting.
 //!
 //! Imports nothing of the crate. Knows no socket, no runtime and no clock.
 
 pub mod chunk;
 pub mod id;
+pub mod quote;
 pub mod secret;
 pub mod shard;
 pub mod timers;

@@ -1,1 +1,13 @@
 //! DDP messages: what one is about, by its first bytes, and the few that are read or written whole.
+
+pub mod envelope;
+pub mod framing;
+pub mod message;
+mod scan;
+
+pub use envelope::{Envelope, Kind, peek};
+pub use framing::{
+    Framing, Sender, messages_from_client, messages_from_streamer, wrap_for_client,
+    wrap_for_streamer,
+};
+pub use message::{Connect, Connected, SyntaxError};

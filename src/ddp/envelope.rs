@@ -1,0 +1,434 @@
+//! What a message is about, by its first bytes.
+
+use super::{
+    framing::{Framing, Sender},
+    scan::{Scan, Stop, Word},
+};
+
+/// The type of a message, or of a SockJS frame that carries none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Connect,
+    Connected,
+    Failed,
+    Ping,
+    Pong,
+    Sub,
+    Unsub,
+    Method,
+    Disconnect,
+    Nosub,
+    Added,
+    Changed,
+    Removed,
+    Ready,
+    AddedBefore,
+    MovedBefore,
+    Result,
+    Updated,
+    Error,
+    /// The greeting of a server, with or without `msg`.
+    ServerId,
+    /// SockJS `o`.
+    Open,
+    /// SockJS `h`.
+    Heartbeat,
+    /// SockJS `c[code,"reason"]`.
+    Closed,
+    /// No message at all: empty text, SockJS `[]` or `a[]`.
+    Empty,
+    /// An object with another `msg`, with none, or whose `msg` lies beyond the bytes that were seen.
+    Other,
+    /// Not JSON, not an object, or not in the framing's form.
+    Unreadable,
+}
+
+/// A borrowed view of the first bytes of a message.
+///
+/// A value is `None` when it is missing, not a string, written with escapes, or beyond the bytes that were seen. The
+/// bytes are as the sender wrote them: nobody has checked them to be UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope<'a> {
+    /// Of a SockJS batch: of its first message, like every other field.
+    pub kind: Kind,
+    pub id: Option<&'a [u8]>,
+    pub method: Option<&'a [u8]>,
+    pub name: Option<&'a [u8]>,
+    pub collection: Option<&'a [u8]>,
+    pub session: Option<&'a [u8]>,
+    /// A SockJS array with more than one element. The streamer reads only the first, so a batch must be split.
+    pub batch: bool,
+    /// A SockJS message from a client that stands in no array. The streamer cannot read it, so it must be wrapped.
+    pub bare: bool,
+    /// The bytes ended before the message did: what is missing here may still come.
+    pub cut: bool,
+}
+
+/// Reads what a message is about from its first un-masked bytes.
+///
+/// `prefix` may end anywhere; a few hundred bytes are enough for every known client, since they write `msg` first and
+/// the bulk last. Takes time proportional to `prefix` and no memory. Of keys that occur twice the last one counts, as
+/// with every JSON reader of the other side; it may lie beyond the prefix, so an envelope is good for accounting and
+/// for choosing what to parse in full, not for proof.
+pub fn peek(prefix: &[u8], framing: Framing, sender: Sender) -> Envelope<'_> {
+    let mut envelope = Envelope::of(Kind::Other);
+    let outcome = match (framing, sender) {
+        _ if prefix.is_empty() => return Envelope::of(Kind::Empty),
+        (Framing::Raw, _) => read_raw(&mut Scan::new(prefix), &mut envelope),
+        (Framing::SockJs, Sender::Client) => {
+            read_from_client(&mut Scan::new(prefix), &mut envelope)
+        }
+        (Framing::SockJs, Sender::Server) => {
+            read_from_server(&mut Scan::new(prefix), &mut envelope)
+        }
+    };
+    match outcome {
+        Ok(()) => envelope,
+        Err(Stop::Cut) => Envelope {
+            cut: true,
+            ..envelope
+        },
+        Err(Stop::Broken) => Envelope::of(Kind::Unreadable),
+    }
+}
+
+impl Envelope<'_> {
+    fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            id: None,
+            method: None,
+            name: None,
+            collection: None,
+            session: None,
+            batch: false,
+            bare: false,
+            cut: false,
+        }
+    }
+}
+
+fn read_raw<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(), Stop> {
+    read_object(scan, envelope)?;
+    expect_end(scan)
+}
+
+fn read_from_client<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(), Stop> {
+    match scan.solid()? {
+        b'[' => read_elements(scan, envelope),
+        b'"' => {
+            envelope.bare = true;
+            read_quoted(scan, envelope)?;
+            expect_end(scan)
+        }
+        _ => Err(Stop::Broken),
+    }
+}
+
+fn read_from_server<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(), Stop> {
+    match scan.next()? {
+        b'a' if scan.solid()? == b'[' => read_elements(scan, envelope),
+        b'o' => {
+            envelope.kind = Kind::Open;
+            expect_end(scan)
+        }
+        b'h' => {
+            envelope.kind = Kind::Heartbeat;
+            expect_end(scan)
+        }
+        b'c' if scan.solid()? == b'[' => {
+            envelope.kind = Kind::Closed;
+            scan.skip_nested()?;
+            expect_end(scan)
+        }
+        _ => Err(Stop::Broken),
+    }
+}
+
+/// A SockJS array after its opening bracket: the first element is read, others are only noticed.
+fn read_elements<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(), Stop> {
+    match scan.solid()? {
+        b']' => {
+            envelope.kind = Kind::Empty;
+            return expect_end(scan);
+        }
+        b'"' => read_quoted(scan, envelope)?,
+        _ => return Err(Stop::Broken),
+    }
+    match scan.solid()? {
+        b']' => expect_end(scan),
+        b',' => {
+            envelope.batch = true;
+            scan.skip_nested()?;
+            expect_end(scan)
+        }
+        _ => Err(Stop::Broken),
+    }
+}
+
+fn read_quoted<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(), Stop> {
+    scan.enter_quotes();
+    read_object(scan, envelope)?;
+    scan.leave_quotes()
+}
+
+/// Reads one object to its closing bracket and notes the values of the known keys.
+fn read_object<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(), Stop> {
+    if scan.solid()? != b'{' {
+        return Err(Stop::Broken);
+    }
+    let mut has_msg = false;
+    let mut has_server_id = false;
+    let mut byte = scan.solid()?;
+    if byte == b'}' {
+        return Ok(());
+    }
+    loop {
+        if byte != b'"' {
+            return Err(Stop::Broken);
+        }
+        let key = scan.string()?.word;
+        if scan.solid()? != b':' {
+            return Err(Stop::Broken);
+        }
+        let (text, after) = match scan.solid()? {
+            b'"' => (Some(scan.string()?), None),
+            b'{' | b'[' => {
+                scan.skip_nested()?;
+                (None, None)
+            }
+            b',' | b'}' | b']' | b':' => return Err(Stop::Broken),
+            _ => (None, Some(scan.skip_scalar()?)),
+        };
+        let value = text.as_ref().and_then(|text| text.plain);
+        match key.as_bytes() {
+            b"msg" => {
+                has_msg = true;
+                envelope.kind = text.map_or(Kind::Other, |text| Kind::named(&text.word));
+            }
+            b"id" => envelope.id = value,
+            b"method" => envelope.method = value,
+            b"name" => envelope.name = value,
+            b"collection" => envelope.collection = value,
+            b"session" => envelope.session = value,
+            b"server_id" => has_server_id = true,
+            _ => {}
+        }
+        let after = match after {
+            Some(byte) => byte,
+            None => scan.solid()?,
+        };
+        match after {
+            b',' => byte = scan.solid()?,
+            b'}' => break,
+            _ => return Err(Stop::Broken),
+        }
+    }
+    if has_server_id && !has_msg {
+        envelope.kind = Kind::ServerId;
+    }
+    Ok(())
+}
+
+/// Only blanks may be left.
+fn expect_end(scan: &mut Scan<'_>) -> Result<(), Stop> {
+    match scan.solid() {
+        Err(Stop::Cut) => Ok(()),
+        Ok(_) | Err(Stop::Broken) => Err(Stop::Broken),
+    }
+}
+
+impl Kind {
+    fn named(msg: &Word) -> Self {
+        match msg.as_bytes() {
+            b"connect" => Self::Connect,
+            b"connected" => Self::Connected,
+            b"failed" => Self::Failed,
+            b"ping" => Self::Ping,
+            b"pong" => Self::Pong,
+            b"sub" => Self::Sub,
+            b"unsub" => Self::Unsub,
+            b"method" => Self::Method,
+            b"disconnect" => Self::Disconnect,
+            b"nosub" => Self::Nosub,
+            b"added" => Self::Added,
+            b"changed" => Self::Changed,
+            b"removed" => Self::Removed,
+            b"ready" => Self::Ready,
+            b"addedBefore" => Self::AddedBefore,
+            b"movedBefore" => Self::MovedBefore,
+            b"result" => Self::Result,
+            b"updated" => Self::Updated,
+            b"error" => Self::Error,
+            b"server_id" => Self::ServerId,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Envelope, Kind, peek};
+    use crate::ddp::{Framing, Sender, wrap_for_client, wrap_for_streamer};
+
+    const METHOD: &str =
+        r#"{"msg":"method","id":"7","method":"login","params":[{"id":"no","msg":"no"}]}"#;
+
+    fn from_client(text: &str) -> Envelope<'_> {
+        peek(text.as_bytes(), Framing::SockJs, Sender::Client)
+    }
+
+    fn from_server(text: &str) -> Envelope<'_> {
+        peek(text.as_bytes(), Framing::SockJs, Sender::Server)
+    }
+
+    fn raw(text: &str) -> Envelope<'_> {
+        peek(text.as_bytes(), Framing::Raw, Sender::Client)
+    }
+
+    #[test]
+    fn reads_the_top_level_in_every_framing() {
+        let expected = Envelope {
+            id: Some(b"7"),
+            method: Some(b"login"),
+            ..Envelope::of(Kind::Method)
+        };
+        assert_eq!(raw(METHOD), expected);
+        let upward = wrap_for_streamer(Framing::SockJs, METHOD);
+        assert_eq!(peek(&upward, Framing::SockJs, Sender::Client), expected);
+        let downward = wrap_for_client(Framing::SockJs, METHOD);
+        assert_eq!(peek(&downward, Framing::SockJs, Sender::Server), expected);
+    }
+
+    #[test]
+    fn key_order_blanks_and_nesting_do_not_matter() {
+        let text = " {\n\"params\" : [ [ {\"id\":\"]}\"}, \"\\\"}\" ], 1e3, null ] ,\t\"n\":-1.5 , \"t\":true, \
+                    \"name\":\"stream-x\" ,\"id\":\"a\",\"msg\":\"sub\"} ";
+        let envelope = raw(text);
+        assert_eq!(envelope.kind, Kind::Sub);
+        assert_eq!(envelope.id, Some(&b"a"[..]));
+        assert_eq!(envelope.name, Some(&b"stream-x"[..]));
+        assert!(!envelope.cut);
+    }
+
+    #[test]
+    fn msg_is_recognised_through_escapes_but_other_values_are_not_lent() {
+        let envelope = raw(r#"{"\u006dsg":"m\u0065thod","id":"\u0031","method":"lo\/gin"}"#);
+        assert_eq!(envelope, Envelope::of(Kind::Method));
+        let envelope =
+            from_client(r#"["{\u0022msg\u0022:\"\u006det\\u0068od\",\"id\":\"\u0031\"}"]"#);
+        assert_eq!(envelope, Envelope::of(Kind::Method));
+    }
+
+    #[test]
+    fn the_last_of_equal_keys_counts() {
+        let envelope = raw(r#"{"msg":"ping","id":"1","msg":"method","id":2}"#);
+        assert_eq!(envelope, Envelope::of(Kind::Method));
+    }
+
+    #[test]
+    fn server_id_is_known_with_and_without_msg() {
+        assert_eq!(raw(r#"{"server_id":"0"}"#).kind, Kind::ServerId);
+        assert_eq!(
+            from_server(r#"a["{\"msg\":\"server_id\",\"server_id\":\"0\"}"]"#).kind,
+            Kind::ServerId
+        );
+        assert_eq!(raw(r#"{"server_id":"0","msg":"ping"}"#).kind, Kind::Ping);
+        // More keys may follow, `msg` among them.
+        assert_eq!(raw(r#"{"server_id":"0""#).kind, Kind::Other);
+    }
+
+    #[test]
+    fn sockjs_frames_without_messages() {
+        for (text, kind) in [
+            ("", Kind::Empty),
+            ("o", Kind::Open),
+            ("o\n", Kind::Open),
+            ("h", Kind::Heartbeat),
+            (r#"c[3000,"Go away!"]"#, Kind::Closed),
+            ("a[]", Kind::Empty),
+            ("a [ ] ", Kind::Empty),
+            ("x", Kind::Unreadable),
+            ("oo", Kind::Unreadable),
+            ("c3000", Kind::Unreadable),
+            ("a{}", Kind::Unreadable),
+        ] {
+            assert_eq!(from_server(text), Envelope::of(kind), "{text:?}");
+        }
+        for (text, kind) in [
+            ("", Kind::Empty),
+            ("[]", Kind::Empty),
+            (" [ ] ", Kind::Empty),
+            ("[1]", Kind::Unreadable),
+            (r#"[{"msg":"ping"}]"#, Kind::Unreadable),
+            (r#"{"msg":"ping"}"#, Kind::Unreadable),
+            (r#"[""]"#, Kind::Unreadable),
+            (r#"["{\"msg\":"]"#, Kind::Unreadable),
+            (r#"["{\"msg\":\"ping\"}" x"#, Kind::Unreadable),
+            (r#"["{\"msg\":\"ping\"} x"]"#, Kind::Unreadable),
+            (r#"["{\"msg\":\"\q\"}"]"#, Kind::Unreadable),
+        ] {
+            assert_eq!(from_client(text), Envelope::of(kind), "{text:?}");
+        }
+        assert_eq!(raw(""), Envelope::of(Kind::Empty));
+    }
+
+    #[test]
+    fn batches_and_bare_strings_are_flagged() {
+        let batch = from_client(r#"["{\"msg\":\"ping\"}" , "{\"msg\":\"pong\"}"]"#);
+        assert_eq!(
+            batch,
+            Envelope {
+                batch: true,
+                ..Envelope::of(Kind::Ping)
+            }
+        );
+        let cut = from_server(r#"a["{\"msg\":\"ready\"}","{\"ms"#);
+        assert!(cut.batch && cut.cut && cut.kind == Kind::Ready);
+        let bare = from_client(r#" "{\"msg\":\"ping\"}" "#);
+        assert_eq!(
+            bare,
+            Envelope {
+                bare: true,
+                ..Envelope::of(Kind::Ping)
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_no_object_is_unreadable() {
+        for text in [
+            "x",
+            "5",
+            "[]",
+            "\"a\"",
+            "null",
+            "{]",
+            "{,}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}x",
+            "{\"a\":1]",
+            "{\"a\":tr\"ue\"}",
+            "{}{}",
+            "\\",
+            "\u{0}",
+        ] {
+            assert_eq!(raw(text).kind, Kind::Unreadable, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_cut_keeps_what_is_certain() {
+        for at in 1..METHOD.len() {
+            let envelope = raw(&METHOD[..at]);
+            assert!(envelope.cut);
+            assert_eq!(
+                envelope.kind == Kind::Method,
+                at >= r#"{"msg":"method""#.len()
+            );
+            assert!(envelope.id.is_none() || envelope.id == Some(b"7"));
+            assert!(envelope.method.is_none() || envelope.method == Some(b"login"));
+        }
+    }
+}

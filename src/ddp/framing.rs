@@ -1,0 +1,86 @@
+//! DDP messages in and out of the text of a WebSocket message.
+
+use std::str;
+
+use crate::base::quote::push_quoted;
+
+use super::message::SyntaxError;
+
+/// How the DDP messages of a connection are written into WebSocket text messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Framing {
+    /// One message per text message, as it is.
+    Raw,
+    /// Messages as strings of a JSON array: `["..."]` from the client, `a["..."]` from the server, which also sends
+    /// the frames `o`, `h` and `c[...]`.
+    SockJs,
+}
+
+/// Who wrote a message: the two sides of a SockJS connection speak differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sender {
+    Client,
+    Server,
+}
+
+/// The text that brings one DDP message to a client.
+pub fn wrap_for_client(framing: Framing, json: &str) -> Vec<u8> {
+    wrap(framing, "a[", json)
+}
+
+/// The text that brings one DDP message to a streamer.
+pub fn wrap_for_streamer(framing: Framing, json: &str) -> Vec<u8> {
+    wrap(framing, "[", json)
+}
+
+fn wrap(framing: Framing, opening: &str, json: &str) -> Vec<u8> {
+    match framing {
+        Framing::Raw => json.as_bytes().to_vec(),
+        Framing::SockJs => {
+            let mut out = opening.as_bytes().to_vec();
+            push_quoted(&mut out, json);
+            out.push(b']');
+            out
+        }
+    }
+}
+
+/// The DDP messages in a client's text message.
+///
+/// With SockJS these may be several, or none: a server has to ignore empty text and `[]`. A bare string counts as an
+/// array of one, as in `sockjs/sockjs-node`.
+///
+/// # Errors
+/// `Empty` (raw only), `Encoding`, and `Framing` for anything that is not an array of strings.
+pub fn messages_from_client(framing: Framing, text: &[u8]) -> Result<Vec<String>, SyntaxError> {
+    let text = str::from_utf8(text).map_err(|_| SyntaxError::Encoding)?;
+    match framing {
+        Framing::Raw if text.is_empty() => Err(SyntaxError::Empty),
+        Framing::Raw => Ok(vec![text.to_owned()]),
+        Framing::SockJs if text.is_empty() => Ok(Vec::new()),
+        Framing::SockJs if text.trim_ascii_start().starts_with('"') => {
+            match serde_json::from_str(text) {
+                Ok(message) => Ok(vec![message]),
+                Err(_) => Err(SyntaxError::Framing),
+            }
+        }
+        Framing::SockJs => serde_json::from_str(text).map_err(|_| SyntaxError::Framing),
+    }
+}
+
+/// The DDP messages in a server's text message; none in the SockJS frames `o`, `h` and `c[...]`.
+///
+/// # Errors
+/// `Empty`, `Encoding`, and `Framing` for anything that is not a SockJS frame.
+pub fn messages_from_streamer(framing: Framing, text: &[u8]) -> Result<Vec<String>, SyntaxError> {
+    let text = str::from_utf8(text).map_err(|_| SyntaxError::Encoding)?;
+    match (framing, text.as_bytes().first()) {
+        (_, None) => Err(SyntaxError::Empty),
+        (Framing::Raw, Some(_)) => Ok(vec![text.to_owned()]),
+        (Framing::SockJs, Some(b'a')) => {
+            serde_json::from_str(&text[1..]).map_err(|_| SyntaxError::Framing)
+        }
+        (Framing::SockJs, Some(b'o' | b'h' | b'c')) => Ok(Vec::new()),
+        (Framing::SockJs, Some(_)) => Err(SyntaxError::Framing),
+    }
+}
