@@ -28,3 +28,20 @@ pub fn messages<'a>(messages: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
     out.push(b']');
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{close, messages};
+
+    #[test]
+    fn close_frames_carry_code_and_quoted_reason() {
+        assert_eq!(close(3000, "Go away!"), br#"c[3000,"Go away!"]"#);
+        assert_eq!(close(1012, "a \"b\""), br#"c[1012,"a \"b\""]"#);
+    }
+
+    #[test]
+    fn messages_keep_their_order() {
+        assert_eq!(messages([]), b"a[]");
+        assert_eq!(messages(["x", "\u{2028}"]), br#"a["x","\u2028"]"#);
+    }
+}

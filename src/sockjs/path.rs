@@ -109,3 +109,90 @@ fn is_iframe(segment: &str) -> bool {
 fn is_name(segment: &str) -> bool {
     !segment.is_empty() && !segment.contains('.')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Path, Transport};
+
+    #[test]
+    fn every_route_with_and_without_a_trailing_slash() {
+        for (rest, path) in [
+            ("", Path::Greeting),
+            ("/info", Path::Info),
+            ("/iframe.html", Path::Iframe),
+            ("/iframe-1.6.1.html", Path::Iframe),
+            ("/iframe0-9.a_z.html", Path::Iframe),
+            ("/websocket", Path::RawWebSocket),
+        ] {
+            assert_eq!(Path::parse(rest), Some(path), "{rest}");
+            assert_eq!(Path::parse(&format!("{rest}/")), Some(path), "{rest}/");
+            assert_eq!(Path::parse(&format!("{rest}//")), None, "{rest}//");
+        }
+    }
+
+    #[test]
+    fn sessions_of_every_transport() {
+        for (name, transport, allow) in [
+            ("websocket", Transport::WebSocket, "GET"),
+            ("xhr", Transport::Xhr, "OPTIONS, POST"),
+            ("xhr_streaming", Transport::XhrStreaming, "OPTIONS, POST"),
+            ("xhr_send", Transport::XhrSend, "OPTIONS, POST"),
+            ("eventsource", Transport::EventSource, "GET"),
+            ("htmlfile", Transport::HtmlFile, "GET"),
+            ("jsonp", Transport::Jsonp, "GET"),
+            ("jsonp_send", Transport::JsonpSend, "POST"),
+        ] {
+            for (server, session) in [("000", "abcd1234"), ("a", "%2e"), ("_", "ä b")] {
+                let rest = format!("/{server}/{session}/{name}");
+                let path = Path::Session {
+                    server,
+                    session,
+                    transport,
+                };
+                assert_eq!(Path::parse(&rest), Some(path));
+                assert_eq!(Path::parse(&format!("{rest}/")), Some(path));
+                assert_eq!(path.allow(), allow);
+            }
+        }
+    }
+
+    // The list of `sockjs/sockjs-protocol:sockjs-protocol.py` (IframePage, SessionURLs), and a few more.
+    #[test]
+    fn everything_else_is_not_found() {
+        for rest in [
+            "//",
+            "///",
+            "a",
+            "info",
+            "websocket",
+            "/Info",
+            "/info/x",
+            "/iframe.htm",
+            "/iframe",
+            "/IFRAME.HTML",
+            "/IFRAME",
+            "/iframe.HTML",
+            "/iframe.xml",
+            "/iframe-/.html",
+            "/iframe-A.html",
+            "/iframe.html.",
+            "/iframe-%20.html",
+            "/0/a",
+            "/0/a/",
+            "/0/a/x",
+            "/0/a/xhr/x",
+            "//a/websocket",
+            "/0//websocket",
+            "///websocket",
+            "/a./a/websocket",
+            "/a/a./websocket",
+            "/./a/websocket",
+            "/a/./websocket",
+            "/../websocket",
+            "/a/b/c/websocket",
+            "/0/a/websocket//",
+        ] {
+            assert_eq!(Path::parse(rest), None, "{rest}");
+        }
+    }
+}
