@@ -1,1 +1,5 @@
 //! HTTP header rules of a proxy: hop-by-hop, forwarding, the affinity cookie.
+
+pub mod cookie;
+pub mod forwarded;
+pub mod hop;
