@@ -49,7 +49,6 @@ const CONFINED: &[Confined] = &[
             "rand",
             "std::net::TcpStream",
             "std::net::TcpListener",
-            "std::thread",
         ],
         places: &[
             "net",
@@ -71,6 +70,8 @@ const CONFINED: &[Confined] = &[
             "tokio::net",
             "hickory_resolver",
             "socket2",
+            "x509_parser",
+            "proxy_header",
         ],
         places: &["net", "discovery", "demo", "main.rs"],
         why: "sockets, TLS and name servers are reached through `net` and `discovery`",

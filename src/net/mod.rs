@@ -1,3 +1,7 @@
 //! Sockets: listening, TLS, dialling, the client of the monolith.
 
+pub mod gate;
+pub mod listen;
+pub mod proxy_protocol;
 pub mod stream;
+pub mod tls;

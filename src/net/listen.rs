@@ -1,0 +1,466 @@
+//! Listening sockets: binding, accepting, and everything up to the first byte of HTTP.
+
+use std::{
+    future::Future,
+    io,
+    net::{Shutdown, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use metrics::{Counter, Gauge, Histogram};
+use rustls::ServerConfig;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+
+use crate::{
+    base::id::{ListenAddr, PeerAddr},
+    config::model::{Listener, ProxyProtocol},
+    net::{
+        gate::{Entered, Gate, Turned},
+        proxy_protocol::{Origin, read_header},
+        stream::Downstream,
+    },
+    telemetry::names,
+};
+
+/// A client's connection, ready for HTTP.
+#[derive(Debug)]
+pub struct Accepted {
+    pub stream: Downstream,
+    /// Who it comes from, the PROXY header believed.
+    pub peer: PeerAddr,
+    /// The address it arrived at.
+    pub local: SocketAddr,
+    /// HTTP/2 was agreed on by ALPN.
+    pub http2: bool,
+    /// The listener as it was configured when the connection came.
+    pub listener: Arc<Listener>,
+    /// Keep it as long as the connection or the socket made of it lives.
+    pub guard: Entered,
+}
+
+/// What a listener does with the next connection.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    pub listener: Arc<Listener>,
+    /// `None`: plain text.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// For the PROXY header and the TLS handshake, each.
+    pub handshake_timeout: Duration,
+}
+
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}{}", advice(source))]
+pub struct BindError {
+    pub address: ListenAddr,
+    pub source: io::Error,
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (another process has it; see `ss -ltnp`)",
+        io::ErrorKind::PermissionDenied => {
+            " (ports below 1024 need CAP_NET_BIND_SERVICE or a higher port)"
+        }
+        io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",
+        _ => "",
+    }
+}
+
+/// A socket that clients can connect to already, though nobody accepts yet.
+#[derive(Debug)]
+pub struct Bound {
+    socket: TcpListener,
+    local: SocketAddr,
+}
+
+/// Binds and listens. Must be called within the runtime.
+pub fn bind(address: ListenAddr) -> Result<Bound, BindError> {
+    open(address.0).map_err(|source| BindError { address, source })
+}
+
+fn open(address: SocketAddr) -> io::Result<Bound> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // `[::]` shall serve IPv4 too, whatever the machine's default is.
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let socket = TcpListener::from_std(socket.into())?;
+    let local = socket.local_addr()?;
+    Ok(Bound { socket, local })
+}
+
+impl Bound {
+    /// The address with the port that the system chose, if 0 was asked for.
+    pub fn local(&self) -> ListenAddr {
+        ListenAddr(self.local)
+    }
+
+    /// The next connection with its address, without any of the checks of [`Self::serve`].
+    pub async fn accept(&self) -> io::Result<(TcpStream, PeerAddr)> {
+        let (stream, peer) = self.socket.accept().await?;
+        prepare(&stream);
+        Ok((stream, PeerAddr(peer)))
+    }
+
+    /// Accepts until `stop`, and hands each connection to `serve` in a task of its own.
+    ///
+    /// Connections that were waiting in the kernel at the stop are still taken: a client that was
+    /// let in by the kernel would see a reset otherwise.
+    pub async fn serve<F, S>(
+        self,
+        terms: Arc<ArcSwap<Terms>>,
+        gate: Arc<Gate>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+        serve: S,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+        S: Fn(Accepted) -> F + Clone + Send + Sync + 'static,
+    {
+        let door = Arc::new(Door::new(gate, self.local));
+        let mut pause = BACKOFF_FIRST;
+        let mut odd_errors = 0_u32;
+        let mut left_after_stop = BACKLOG;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                accepted = self.socket.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            if stop.is_cancelled() {
+                left_after_stop -= 1;
+                if left_after_stop == 0 {
+                    return;
+                }
+            }
+            match accepted {
+                Ok((stream, peer)) => {
+                    pause = BACKOFF_FIRST;
+                    odd_errors = 0;
+                    let (door, serve) = (door.clone(), serve.clone());
+                    let terms = terms.load_full();
+                    match door.enter(&terms, peer) {
+                        Ok(entered) => {
+                            tasks.spawn(async move {
+                                if let Some(accepted) =
+                                    door.open(stream, peer, terms, entered).await
+                                {
+                                    serve(accepted).await;
+                                }
+                            });
+                        }
+                        Err(turned) => door.turn_away(stream, peer, &terms, turned, &tasks),
+                    }
+                }
+                Err(error) => {
+                    let exhausted = door.count_error(&error);
+                    odd_errors = if exhausted { 0 } else { odd_errors + 1 };
+                    if exhausted || odd_errors > ODD_ERRORS {
+                        warn!(
+                            listener = %self.local, %error, pause_ms = pause.as_millis(),
+                            "cannot accept connections; raise the limit of open files if this stays"
+                        );
+                        tokio::select! {
+                            () = tokio::time::sleep(pause) => {}
+                            () = stop.cancelled() => return,
+                        }
+                        pause = (pause * 2).min(BACKOFF_LONGEST);
+                    }
+                    // Anything else concerns the one connection that broke before it was taken.
+                }
+            }
+        }
+    }
+}
+
+/// Options of an accepted socket. A peer that vanished without a FIN is noticed within
+/// [`VANISHED`] whether bytes wait for it or not.
+fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_user_timeout(Some(VANISHED));
+}
+
+/// One listener's way in: checks and handles to its metrics.
+struct Door {
+    gate: Arc<Gate>,
+    local: SocketAddr,
+    connections: Gauge,
+    accepted: Counter,
+    handshake_seconds: Histogram,
+    proxy_header_failures: Counter,
+    refusals: Arc<Semaphore>,
+}
+
+impl Door {
+    fn new(gate: Arc<Gate>, local: SocketAddr) -> Self {
+        let listener = local.to_string();
+        Self {
+            gate,
+            local,
+            connections: names::CONNECTIONS.gauge(&[&listener]),
+            accepted: names::CONNECTIONS_ACCEPTED.counter(&[&listener]),
+            handshake_seconds: names::HANDSHAKE_SECONDS.histogram(&[]),
+            proxy_header_failures: names::PROXY_HEADER_FAILURES.counter(&[]),
+            refusals: Arc::new(Semaphore::new(REFUSALS)),
+        }
+    }
+
+    fn enter(&self, terms: &Terms, peer: SocketAddr) -> Result<Entered, Turned> {
+        let entered = self.gate.enter(&self.connections)?;
+        // With PROXY headers the peer is the balancer; its client is judged when it is known.
+        if terms.listener.proxy_protocol == ProxyProtocol::Off {
+            self.gate.admit(peer.ip())?;
+        }
+        self.accepted.increment(1);
+        Ok(entered)
+    }
+
+    /// Everything before HTTP. `None`: the connection ended here, and that was said.
+    async fn open(
+        &self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        terms: Arc<Terms>,
+        guard: Entered,
+    ) -> Option<Accepted> {
+        prepare(&stream);
+        let peer = match terms.listener.proxy_protocol {
+            ProxyProtocol::Off => peer,
+            ProxyProtocol::Required => self.proxied(&mut stream, peer, &terms).await?,
+        };
+        let local = stream.local_addr().unwrap_or(self.local);
+        let (stream, http2) = match &terms.tls {
+            None => (Downstream::Plain(stream), false),
+            Some(tls) => self.handshake(stream, peer, tls.clone(), &terms).await?,
+        };
+        Some(Accepted {
+            stream,
+            peer: PeerAddr(peer),
+            local,
+            http2,
+            listener: terms.listener.clone(),
+            guard,
+        })
+    }
+
+    async fn proxied(
+        &self,
+        stream: &mut TcpStream,
+        balancer: SocketAddr,
+        terms: &Terms,
+    ) -> Option<SocketAddr> {
+        match read_header(stream, terms.handshake_timeout).await {
+            Ok(Origin::Local) => Some(balancer),
+            Ok(Origin::Proxied { source }) => match self.gate.admit(source.ip()) {
+                Ok(()) => Some(source),
+                Err(turned) => {
+                    debug!(client = %source, listener = %self.local, %turned, "connection refused");
+                    None
+                }
+            },
+            Err(error) => {
+                self.proxy_header_failures.increment(1);
+                info!(
+                    peer = %balancer, listener = %self.local, %error,
+                    "connection closed: this listener has proxy_protocol on, so its balancer must send the header"
+                );
+                None
+            }
+        }
+    }
+
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        tls: Arc<ServerConfig>,
+        terms: &Terms,
+    ) -> Option<(Downstream, bool)> {
+        let slot = match self.gate.handshake() {
+            Ok(slot) => slot,
+            Err(turned) => {
+                debug!(client = %peer, listener = %self.local, %turned, "connection refused");
+                return None;
+            }
+        };
+        let started = Instant::now();
+        let accept = TlsAcceptor::from(tls).accept(stream);
+        let outcome = timeout(terms.handshake_timeout, accept).await;
+        drop(slot);
+        let failure = match outcome {
+            Ok(Ok(stream)) => {
+                self.handshake_seconds.record(started.elapsed());
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                return Some((Downstream::Tls(Box::new(stream)), http2));
+            }
+            Ok(Err(error)) => HandshakeFailure::of(&error),
+            Err(_) => HandshakeFailure {
+                label: "timeout",
+                text: format!("not finished within {:?}", terms.handshake_timeout),
+            },
+        };
+        names::HANDSHAKE_FAILURES
+            .counter(&[failure.label])
+            .increment(1);
+        info!(
+            client = %peer, listener = %self.local, reason = failure.label, error = failure.text,
+            "TLS handshake failed"
+        );
+        None
+    }
+
+    /// Closes a connection that may not come in; in plain text with a word of why.
+    fn turn_away(
+        &self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        terms: &Terms,
+        turned: Turned,
+        tasks: &TaskTracker,
+    ) {
+        debug!(client = %peer, listener = %self.local, %turned, "connection refused");
+        if terms.tls.is_some() {
+            return;
+        }
+        let Ok(place) = self.refusals.clone().try_acquire_owned() else {
+            return;
+        };
+        let answer = match turned {
+            Turned::TooFast => TOO_FAST,
+            Turned::Full | Turned::Handshakes => FULL,
+        };
+        tasks.spawn(async move {
+            let _place = place;
+            let farewell = async {
+                stream.write_all(answer).await?;
+                SockRef::from(&stream).shutdown(Shutdown::Write)?;
+                // Closing while the request is still unread would reset the connection, and the
+                // answer with it.
+                let mut sink = [0; 1024];
+                while stream.read(&mut sink).await? > 0 {}
+                Ok::<_, io::Error>(())
+            };
+            let _ = timeout(FAREWELL, farewell).await;
+        });
+    }
+
+    /// Whether the system is out of something that only time brings back.
+    fn count_error(&self, error: &io::Error) -> bool {
+        use rustix::io::Errno;
+        let errno = Errno::from_io_error(error);
+        let label = match errno {
+            Some(Errno::MFILE | Errno::NFILE) => "descriptors",
+            Some(Errno::NOBUFS | Errno::NOMEM) => "memory",
+            _ => "other",
+        };
+        names::ACCEPT_ERRORS.counter(&[label]).increment(1);
+        debug!(listener = %self.local, %error, "accept failed");
+        label != "other"
+    }
+}
+
+struct HandshakeFailure {
+    label: &'static str,
+    text: String,
+}
+
+impl HandshakeFailure {
+    fn of(error: &io::Error) -> Self {
+        let inner = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let label = match inner {
+            Some(
+                rustls::Error::InvalidMessage(_)
+                | rustls::Error::InappropriateMessage { .. }
+                | rustls::Error::InappropriateHandshakeMessage { .. }
+                | rustls::Error::PeerMisbehaved(_),
+            ) => "garbage",
+            // rustls has no variant of its own for a resolver without an answer.
+            Some(rustls::Error::General(text)) if text.contains("certificate") => "no_certificate",
+            Some(rustls::Error::AlertReceived(_) | rustls::Error::PeerIncompatible(_)) => "peer",
+            Some(_) => "other",
+            None => "peer",
+        };
+        Self {
+            label,
+            text: error.to_string(),
+        }
+    }
+}
+
+/// Connections that the kernel holds for us between two accepts. Half an office may come at once.
+const BACKLOG: i32 = 4096;
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(20);
+const BACKOFF_LONGEST: Duration = Duration::from_secs(1);
+
+/// Errors in a row, of a kind that concerns single connections, until they are taken for a lasting
+/// one.
+const ODD_ERRORS: u32 = 64;
+
+/// A silent peer is asked after this, then every interval, and given up after the retries.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// Bytes that stay unacknowledged for this long end the connection.
+const VANISHED: Duration = Duration::from_secs(45);
+
+/// Refused clients per listener that are told so at the same time; beyond, they are just closed.
+const REFUSALS: usize = 64;
+const FAREWELL: Duration = Duration::from_secs(1);
+
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    Connection: close\r\nRetry-After: 5\r\nContent-Type: text/plain\r\nContent-Length: 34\r\n\r\n\
+    The server is full. Try again soon";
+
+const TOO_FAST: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
+    Connection: close\r\nRetry-After: 5\r\nContent-Type: text/plain\r\nContent-Length: 44\r\n\r\n\
+    Too many new connections from this address.\n";
+
+#[cfg(test)]
+mod tests {
+    use super::{FULL, TOO_FAST};
+
+    #[test]
+    fn canned_answers_are_whole() {
+        for answer in [FULL, TOO_FAST] {
+            let mut headers = [httparse::EMPTY_HEADER; 8];
+            let mut response = httparse::Response::new(&mut headers);
+            let head = response.parse(answer).unwrap().unwrap();
+            let length = response
+                .headers
+                .iter()
+                .find(|header| header.name == "Content-Length")
+                .map(|header| std::str::from_utf8(header.value).unwrap().parse().unwrap());
+            assert_eq!(length, Some(answer.len() - head));
+        }
+    }
+}
