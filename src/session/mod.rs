@@ -1,1 +1,12 @@
 //! One client as the gateway sees it, as a machine without I/O.
+//!
+//! Knows frames and DDP, but no pool, no socket and no clock: the relay tells it what arrived and
+//! when, and asks it what to do.
+
+pub mod disconnect;
+pub mod limits;
+mod machine;
+
+pub use disconnect::{Disconnect, Side};
+pub use limits::Limiter;
+pub use machine::{Action, Phase, Session, Timeouts, Verdict};
