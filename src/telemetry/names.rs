@@ -82,7 +82,7 @@ metrics! {
     STREAMER_PROBES = Counter Count "streamer_probes_total" ["probe", "result"] "Probes sent: health or ddp; ok or failed.";
     STREAMER_FAILURES = Counter Count "streamer_failures_total" ["reason"] "Failures of real traffic: connect, handshake, timeout, reset.";
     STREAMER_TRANSITIONS = Counter Count "streamer_transitions_total" ["to"] "Changes of health: up, down, degraded.";
-    POOL_STREAMERS = Gauge Count "pool_streamers" ["pool", "state"] "Streamers of the pool by state: up, down, unknown, draining.";
+    POOL_STREAMERS = Gauge Count "pool_streamers" ["pool", "state"] "Streamers of the pool by state: up, degraded, down, unknown, draining (or in maintenance).";
     POOL_WAITING = Gauge Count "pool_waiting" ["pool"] "Clients parked because no streamer has room.";
     POOL_REFUSED = Counter Count "pool_refused_total" ["pool", "reason"] "Clients turned away: queue_full, wait_timeout, no_streamer.";
     DISCOVERY_UPDATES = Counter Count "discovery_updates_total" ["source", "result"] "Answers of discovery sources: ok, empty, failed.";

@@ -1,0 +1,408 @@
+//! Everyone who is or was of the pool, with health, schedule and record.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use crate::base::id::{PoolName, StreamerAddr, StreamerId};
+
+use super::{
+    Pool, Settings,
+    health::{Fault, Health, Machine, Outcome, Ramp, Transition},
+    meters::{self, PoolMeters, StreamerMeters},
+    pick::SplitMix,
+    probing::{Pace, Probe, Schedule},
+    streamer::{AdminState, Slots, Streamer},
+    view::{Entry, PoolView},
+};
+
+#[derive(Debug)]
+pub(super) struct Members {
+    pool: Weak<Pool>,
+    all: BTreeMap<StreamerId, Member>,
+}
+
+#[derive(Debug)]
+struct Member {
+    streamer: Arc<Streamer>,
+    presence: Presence,
+    admin: AdminState,
+    machine: Machine,
+    schedule: Schedule,
+    meters: StreamerMeters,
+}
+
+/// What discovery says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    Listed,
+    /// Gone; the record is kept for a while, so that flapping does not wipe it.
+    Leaving {
+        since: Instant,
+    },
+}
+
+impl Members {
+    pub(super) fn new(pool: Weak<Pool>) -> Self {
+        Self {
+            pool,
+            all: BTreeMap::new(),
+        }
+    }
+
+    /// See [`Pool::apply`].
+    pub(super) fn apply(
+        &mut self,
+        name: &PoolName,
+        endpoints: &BTreeMap<StreamerId, StreamerAddr>,
+        now: Instant,
+    ) -> bool {
+        let mut changed = false;
+        for (id, addr) in endpoints {
+            changed |= match self.all.get_mut(id) {
+                Some(member) => member.listed(*addr, &self.pool, name, now),
+                None => {
+                    tracing::info!(pool = %name, streamer = %id, %addr, "streamer {id} discovered; it is probed before it gets sessions");
+                    let member = Member::new(id, *addr, &self.pool, name, now);
+                    self.all.insert(id.clone(), member);
+                    true
+                }
+            };
+        }
+        for (id, member) in &mut self.all {
+            if member.presence == Presence::Listed && !endpoints.contains_key(id) {
+                member.presence = Presence::Leaving { since: now };
+                member.schedule.stop();
+                tracing::info!(
+                    pool = %name, streamer = %id, sessions = member.streamer.sessions(),
+                    "streamer {id} is gone from discovery: its sessions stay, new ones go elsewhere"
+                );
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// See [`Pool::set_admin`].
+    pub(super) fn set_admin(
+        &mut self,
+        name: &PoolName,
+        id: &StreamerId,
+        admin: AdminState,
+        now: Instant,
+    ) -> bool {
+        let Some(member) = self.all.get_mut(id) else {
+            return false;
+        };
+        let before = std::mem::replace(&mut member.admin, admin);
+        if before.label() != admin.label() {
+            tracing::info!(pool = %name, streamer = %id, from = before.label(), to = admin.label(), sessions = member.streamer.sessions(), "streamer {id} was set to {} by the operator", admin.label());
+        }
+        match (before, admin) {
+            (_, AdminState::Maint { .. }) => member.schedule.stop(),
+            // Nobody knows what was done to it meanwhile.
+            (AdminState::Maint { .. }, _) => {
+                member.machine.forget_proof(now);
+                member.schedule = Schedule::new(now);
+            }
+            _ => {}
+        }
+        true
+    }
+
+    pub(super) fn due(&mut self, pace: &Pace, room: usize, now: Instant) -> Vec<Probe> {
+        let mut probes = Vec::new();
+        // Those that wait longest first, so that a bound on probes starves nobody.
+        let mut order: Vec<_> = self
+            .all
+            .values_mut()
+            .filter(|member| member.presence == Presence::Listed)
+            .filter_map(|member| {
+                Some((member.schedule.next(pace).filter(|at| *at <= now)?, member))
+            })
+            .collect();
+        order.sort_by_key(|(at, _)| *at);
+        for (_, member) in order {
+            while probes.len() < room
+                && let Some(kind) = member.schedule.take(pace, now)
+            {
+                probes.push(Probe::new(
+                    member.streamer.clone(),
+                    kind,
+                    member.machine.health(),
+                    pace,
+                ));
+            }
+        }
+        probes
+    }
+
+    pub(super) fn next_due(&self, pace: &Pace) -> Option<Instant> {
+        self.listed()
+            .filter_map(|member| member.schedule.next(pace))
+            .min()
+    }
+
+    /// A probe of a streamer that has gone or moved meanwhile counts for nothing.
+    pub(super) fn probed(
+        &mut self,
+        probe: &Probe,
+        result: Result<(), Fault>,
+        settings: &Settings,
+        random: &mut SplitMix,
+        now: Instant,
+    ) -> Option<Transition> {
+        let ramp = if self.any_warm(settings.slow_start, now) {
+            Ramp::Rising {
+                from: now,
+                over: settings.slow_start,
+            }
+        } else {
+            Ramp::Full
+        };
+        let member = self.current(&probe.streamer)?;
+        if matches!(member.admin, AdminState::Maint { .. }) {
+            return None;
+        }
+        let thresholds = settings.thresholds();
+        let transition = member
+            .machine
+            .probed(probe.kind, result, &thresholds, ramp, now);
+        let may_return = member.machine.may_return(now);
+        member.schedule.done(
+            probe.kind,
+            result.is_ok(),
+            member.machine.health(),
+            may_return,
+            (&settings.pace, random, now),
+        );
+        transition
+    }
+
+    pub(super) fn reported(
+        &mut self,
+        streamer: &Streamer,
+        outcome: Outcome,
+        settings: &Settings,
+        now: Instant,
+    ) -> Option<Transition> {
+        let listed = self.listed().count();
+        let out = self
+            .listed()
+            .filter(|member| matches!(member.machine.health(), Health::Down { .. }))
+            .count();
+        let may_eject = as_f64(out + 1) <= settings.max_ejected * as_f64(listed);
+        let member = self.current(streamer)?;
+        let sessions = member.streamer.sessions();
+        let thresholds = settings.thresholds();
+        let transition = member
+            .machine
+            .reported(outcome, may_eject, sessions, &thresholds, now);
+        if outcome != Outcome::Ok {
+            member.schedule.hurry(now);
+        }
+        if let Some(Transition {
+            to: Health::Degraded { .. },
+            ..
+        }) = transition
+        {
+            // The way back, should no client come by.
+            member.schedule.ddp_at(now + settings.pace.interval * 3);
+        }
+        transition
+    }
+
+    /// Slow start protects a cold streamer while others carry the load. Where nobody does (the
+    /// process starts, the whole pool comes back) it would only starve clients.
+    pub(super) fn end_needless_ramps(&mut self, slow_start: Duration, now: Instant) {
+        if self.any_ramp(now) && !self.any_warm(slow_start, now) {
+            for member in self.all.values_mut() {
+                member.machine.end_ramp();
+            }
+        }
+    }
+
+    /// Some streamer's capacity rises with time.
+    pub(super) fn any_ramp(&self, now: Instant) -> bool {
+        self.listed().any(|member| {
+            matches!(
+                member.machine.health(),
+                Health::Up { ramp: Ramp::Rising { from, over }, .. }
+                    if now.saturating_duration_since(from) < over
+            )
+        })
+    }
+
+    fn any_warm(&self, slow_start: Duration, now: Instant) -> bool {
+        self.listed().any(|member| {
+            member.admin == AdminState::Ready
+                && matches!(
+                    member.machine.health(),
+                    Health::Up { since, .. }
+                        if now.saturating_duration_since(since) >= slow_start
+                )
+        })
+    }
+
+    /// Streamers that take sessions.
+    pub(super) fn in_rotation(&self) -> usize {
+        self.listed()
+            .filter(|member| {
+                member.admin == AdminState::Ready && member.machine.health().in_rotation()
+            })
+            .count()
+    }
+
+    pub(super) fn view(&self, name: &PoolName, limit: u32) -> PoolView {
+        let entry = |member: &Member| Entry {
+            streamer: member.streamer.clone(),
+            admin: member.admin,
+            health: member.machine.health(),
+            limit,
+        };
+        PoolView {
+            name: name.clone(),
+            entries: self.listed().map(entry).collect(),
+            leaving: self
+                .all
+                .values()
+                .filter(|member| {
+                    member.presence != Presence::Listed && member.streamer.sessions() > 0
+                })
+                .map(entry)
+                .collect(),
+        }
+    }
+
+    /// Brings the gauges up to date.
+    pub(super) fn measure(&self, pool: &PoolMeters, view: &PoolView, now: Instant) {
+        let (mut up, mut degraded, mut down, mut unknown, mut draining) = (0, 0, 0, 0, 0);
+        for entry in &view.entries {
+            let count = match entry.health {
+                _ if entry.admin != AdminState::Ready => &mut draining,
+                Health::Unknown { .. } => &mut unknown,
+                Health::Up { .. } => &mut up,
+                Health::Degraded { .. } => &mut degraded,
+                Health::Down { .. } => &mut down,
+            };
+            *count += 1;
+            if let Some(member) = self.all.get(&entry.streamer.id) {
+                member.meters.up.set(f64::from(u8::from(entry.eligible())));
+                member.meters.capacity.set(f64::from(entry.capacity(now)));
+            }
+        }
+        for member in self.all.values() {
+            if member.presence != Presence::Listed {
+                member.meters.up.set(0.0);
+                member.meters.capacity.set(0.0);
+            }
+        }
+        for (gauge, count) in [
+            (&pool.up, up),
+            (&pool.degraded, degraded),
+            (&pool.down, down),
+            (&pool.unknown, unknown),
+            (&pool.draining, draining),
+        ] {
+            gauge.set(f64::from(count));
+        }
+    }
+
+    /// Drops the record of those that left long ago and hold no session, and bounds how many
+    /// records there are, however fast a discovery churns.
+    pub(super) fn forget_old(&mut self, now: Instant) {
+        self.all.retain(|_, member| match member.presence {
+            Presence::Listed => true,
+            Presence::Leaving { since } => {
+                member.streamer.sessions() > 0 || now.saturating_duration_since(since) < RECORD_KEPT
+            }
+        });
+        let idle = |member: &Member| match member.presence {
+            Presence::Leaving { since } if member.streamer.sessions() == 0 => Some(since),
+            _ => None,
+        };
+        let mut records: Vec<_> = self
+            .all
+            .iter()
+            .filter_map(|(id, member)| Some((idle(member)?, id.clone())))
+            .collect();
+        if let Some(excess) = records.len().checked_sub(MOST_RECORDS) {
+            records.sort();
+            for (_, id) in records.into_iter().take(excess) {
+                self.all.remove(&id);
+            }
+        }
+    }
+
+    fn listed(&self) -> impl Iterator<Item = &Member> {
+        self.all
+            .values()
+            .filter(|member| member.presence == Presence::Listed)
+    }
+
+    /// The member that this very streamer (not a predecessor at another address) stands for.
+    fn current(&mut self, streamer: &Streamer) -> Option<&mut Member> {
+        self.all.get_mut(&streamer.id).filter(|member| {
+            member.presence == Presence::Listed && std::ptr::eq(&*member.streamer, streamer)
+        })
+    }
+}
+
+impl Member {
+    fn new(
+        id: &StreamerId,
+        addr: StreamerAddr,
+        pool: &Weak<Pool>,
+        name: &PoolName,
+        now: Instant,
+    ) -> Self {
+        let slots = Arc::new(Slots::new(meters::sessions(name, id)));
+        Self {
+            streamer: Streamer::new(id.clone(), addr, slots, pool.clone()),
+            presence: Presence::Listed,
+            admin: AdminState::Ready,
+            machine: Machine::new(now),
+            schedule: Schedule::new(now),
+            meters: StreamerMeters::new(name, id),
+        }
+    }
+
+    /// Discovery lists it; returns whether that is news.
+    fn listed(
+        &mut self,
+        addr: StreamerAddr,
+        pool: &Weak<Pool>,
+        name: &PoolName,
+        now: Instant,
+    ) -> bool {
+        let back = self.presence != Presence::Listed;
+        let moved = self.streamer.addr != addr;
+        if !back && !moved {
+            return false;
+        }
+        let id = &self.streamer.id;
+        if moved {
+            tracing::info!(pool = %name, streamer = %id, from = %self.streamer.addr, to = %addr, "streamer {id} has a new address; it is probed before it gets sessions");
+            // The sessions on the old address count on.
+            let slots = self.streamer.slots().clone();
+            self.streamer = Streamer::new(id.clone(), addr, slots, pool.clone());
+        } else {
+            tracing::info!(pool = %name, streamer = %id, %addr, "streamer {id} is back in discovery; it is probed before it gets sessions");
+        }
+        self.presence = Presence::Listed;
+        self.machine.forget_proof(now);
+        if !matches!(self.admin, AdminState::Maint { .. }) {
+            self.schedule = Schedule::new(now);
+        }
+        true
+    }
+}
+
+fn as_f64(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+const RECORD_KEPT: Duration = Duration::from_secs(600);
+const MOST_RECORDS: usize = 1024;

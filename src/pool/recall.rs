@@ -1,0 +1,144 @@
+//! Which streamer a returning session was on.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use foldhash::fast::RandomState;
+
+use crate::base::id::StreamerId;
+
+/// Bounded memory from a session's name (DDP session id, SockJS session id) to its streamer.
+///
+/// Two generations: when the young one is full it becomes the old one, and what the old one held is
+/// forgotten. So the bound holds under any load, nothing has to be swept, and what was touched
+/// within the last half of the capacity is always there. Names are kept as hashes.
+#[derive(Debug)]
+pub struct Recall {
+    generations: Mutex<Generations>,
+    /// Entries per generation.
+    half: usize,
+}
+
+#[derive(Debug)]
+struct Generations {
+    keep: Duration,
+    young: HashMap<u128, Place, RandomState>,
+    old: HashMap<u128, Place, RandomState>,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    streamer: StreamerId,
+    until: Option<Instant>,
+}
+
+impl Recall {
+    /// Remembers up to `capacity` sessions (at least 2), about 100 bytes each, for `keep` each.
+    pub fn new(capacity: usize, keep: Duration) -> Self {
+        Self {
+            generations: Mutex::new(Generations {
+                keep,
+                young: HashMap::default(),
+                old: HashMap::default(),
+            }),
+            half: (capacity / 2).max(1),
+        }
+    }
+
+    /// Holds for what is remembered from here on.
+    pub fn set_keep(&self, keep: Duration) {
+        self.lock().keep = keep;
+    }
+
+    /// Remembers that the session `name` is on `streamer`.
+    pub fn remember(&self, name: &str, streamer: &StreamerId, now: Instant) {
+        let key = key(name);
+        let mut generations = self.lock();
+        let place = Place {
+            streamer: streamer.clone(),
+            // An absurd `keep` means "for ever", which here ends with the generation.
+            until: now.checked_add(generations.keep),
+        };
+        if generations.young.len() >= self.half && !generations.young.contains_key(&key) {
+            generations.old = std::mem::take(&mut generations.young);
+        }
+        generations.young.insert(key, place);
+    }
+
+    /// The streamer that the session `name` was on, unless that was too long ago.
+    pub fn find(&self, name: &str, now: Instant) -> Option<StreamerId> {
+        let key = key(name);
+        let generations = self.lock();
+        let place = generations
+            .young
+            .get(&key)
+            .or_else(|| generations.old.get(&key))?;
+        place
+            .until
+            .is_none_or(|until| now < until)
+            .then(|| place.streamer.clone())
+    }
+
+    /// Sessions remembered, expired ones included.
+    pub fn len(&self) -> usize {
+        let generations = self.lock();
+        generations.young.len() + generations.old.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Nothing under this lock panics halfway through a change.
+    fn lock(&self) -> MutexGuard<'_, Generations> {
+        self.generations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Half of a BLAKE3 hash: a client chooses its SockJS session id, so collisions must be out of
+/// its reach.
+fn key(name: &str) -> u128 {
+    let hash = blake3::hash(name.as_bytes());
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash.as_bytes()[..16]);
+    u128::from_le_bytes(half)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::Recall;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn remembers_until_it_expires() {
+        let recall = Recall::new(100, MINUTE);
+        let start = Instant::now();
+        recall.remember("a", &"one".into(), start);
+        recall.remember("a", &"two".into(), start);
+        assert_eq!(recall.find("a", start), Some("two".into()));
+        assert_eq!(recall.find("b", start), None);
+        assert_eq!(recall.find("a", start + MINUTE), None);
+    }
+
+    #[test]
+    fn is_bounded_and_forgets_the_oldest() {
+        let recall = Recall::new(100, MINUTE);
+        let now = Instant::now();
+        for n in 0..10_000 {
+            recall.remember(&n.to_string(), &"one".into(), now);
+            assert!(recall.len() <= 100);
+        }
+        for n in 9_950..10_000 {
+            assert!(recall.find(&n.to_string(), now).is_some(), "{n}");
+        }
+        assert_eq!(recall.find("0", now), None);
+    }
+}

@@ -1,0 +1,184 @@
+//! One streamer: who it is, where it is, and who holds a place on it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Instant,
+};
+
+use metrics::Gauge;
+
+use crate::base::id::{StreamerAddr, StreamerId};
+
+use super::{Pool, health::Outcome};
+
+/// A backend of a pool, shared by all sessions on it.
+///
+/// Lives as long as a session holds it, even when discovery has long forgotten it.
+pub struct Streamer {
+    pub id: StreamerId,
+    pub addr: StreamerAddr,
+    slots: Arc<Slots>,
+    pool: Weak<Pool>,
+}
+
+impl Streamer {
+    pub(super) fn new(
+        id: StreamerId,
+        addr: StreamerAddr,
+        slots: Arc<Slots>,
+        pool: Weak<Pool>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            addr,
+            slots,
+            pool,
+        })
+    }
+
+    /// Tells the pool how real traffic to this streamer went (passive health).
+    pub fn report(&self, outcome: Outcome, now: Instant) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.reported(self, outcome, now);
+        }
+    }
+
+    /// Sessions on it now.
+    pub fn sessions(&self) -> u32 {
+        self.slots.used.load(Ordering::Relaxed)
+    }
+
+    /// Clients that were told they would come here and hold no permit yet.
+    pub fn expected(&self) -> u32 {
+        self.slots.expected.load(Ordering::Relaxed)
+    }
+
+    /// What the choice goes by.
+    pub fn load(&self) -> u32 {
+        self.sessions().saturating_add(self.expected())
+    }
+
+    pub(super) fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+}
+
+impl fmt::Debug for Streamer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streamer")
+            .field("id", &self.id)
+            .field("addr", &self.addr)
+            .field("sessions", &self.sessions())
+            .finish()
+    }
+}
+
+/// Places taken on a streamer.
+///
+/// Written only under the pool's lock, which is what keeps a count below its limit; readable at any
+/// time. Outlives a [`Streamer`] whose address changes and one that discovery takes away and
+/// brings back.
+#[derive(Debug)]
+pub(super) struct Slots {
+    used: AtomicU32,
+    expected: AtomicU32,
+    gauge: Gauge,
+}
+
+impl Slots {
+    pub(super) fn new(gauge: Gauge) -> Self {
+        gauge.set(0.0);
+        Self {
+            used: AtomicU32::new(0),
+            expected: AtomicU32::new(0),
+            gauge,
+        }
+    }
+
+    pub(super) fn take(&self) {
+        self.used.fetch_add(1, Ordering::Relaxed);
+        self.gauge.increment(1.0);
+    }
+
+    pub(super) fn give(&self) {
+        let before = self.used.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "a permit was given back twice");
+        self.gauge.decrement(1.0);
+    }
+}
+
+/// A place on a streamer, held for the life of a session. Dropping it wakes the queue's head.
+#[derive(Debug)]
+pub struct Permit {
+    streamer: Arc<Streamer>,
+}
+
+impl Permit {
+    /// The caller has taken the slot already.
+    pub(super) fn new(streamer: Arc<Streamer>) -> Self {
+        Self { streamer }
+    }
+
+    pub fn streamer(&self) -> &Arc<Streamer> {
+        &self.streamer
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        match self.streamer.pool.upgrade() {
+            Some(pool) => pool.released(&self.streamer),
+            None => self.streamer.slots.give(),
+        }
+    }
+}
+
+/// A client that will probably take a place on this streamer; weighs on the choice of others
+/// until dropped, but takes no place.
+#[derive(Debug)]
+pub struct Expectation {
+    streamer: Arc<Streamer>,
+}
+
+impl Expectation {
+    pub(super) fn new(streamer: Arc<Streamer>) -> Self {
+        streamer.slots.expected.fetch_add(1, Ordering::Relaxed);
+        Self { streamer }
+    }
+
+    pub fn streamer(&self) -> &Arc<Streamer> {
+        &self.streamer
+    }
+}
+
+impl Drop for Expectation {
+    fn drop(&mut self) {
+        self.streamer.slots.expected.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the operator wants of a streamer; independent of its health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminState {
+    /// Takes sessions.
+    Ready,
+    /// Keeps its sessions, gets no new ones, is still probed.
+    Drain { since: Instant },
+    /// As `Drain`, and not probed: somebody works on it.
+    Maint { since: Instant },
+}
+
+impl AdminState {
+    /// Lower-case word for pages and labels.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain { .. } => "drain",
+            Self::Maint { .. } => "maint",
+        }
+    }
+}
