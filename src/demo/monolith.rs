@@ -1,0 +1,465 @@
+//! A simulated monolith: pages, an API, uploads, and paths that fail in ways that servers do.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{body::Body, echo_socket, page, port::Port};
+
+/// Connections served at the same time.
+const MAX_CONNECTIONS: usize = 20_000;
+/// Longest pause that a path may ask for.
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+/// Largest download.
+const MAX_DOWNLOAD: u64 = 4 << 30;
+/// Idle connections are closed after this; that of Node.js behind Meteor is 5 s or more.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How the monolith is to be started.
+#[derive(Clone, Debug)]
+pub struct MonolithOptions {
+    /// Answers `/demo/whoami` and the header `x-demo-server`.
+    pub name: String,
+    /// Where to listen; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Serves `/demo/...`: what the buttons of the demo page do.
+    pub switchboard: Option<Arc<dyn Switchboard>>,
+}
+
+impl Default for MonolithOptions {
+    /// A free port on the loopback interface.
+    fn default() -> Self {
+        Self {
+            name: "monolith".to_owned(),
+            address: ([127, 0, 0, 1], 0).into(),
+            switchboard: None,
+        }
+    }
+}
+
+/// What can be switched from the demo page.
+pub trait Switchboard: fmt::Debug + Send + Sync {
+    /// The streamers and what they do, as JSON.
+    fn streamers(&self) -> Value;
+
+    /// Takes streamer number `streamer` away or brings it back; false when there is none.
+    fn switch(&self, streamer: usize, on: bool) -> bool;
+}
+
+/// How the monolith behaves; see [`Monolith::set_mode`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MonolithMode {
+    Normal,
+    /// Connections are accepted, requests read, nothing is answered.
+    Hang,
+    /// Nobody listens; open connections live on.
+    Refuse,
+}
+
+/// A running simulated monolith. Dropping it cuts its connections.
+///
+/// Paths: `/` the demo page, `/health`, `/echo` (what arrived, as JSON), `/upload` (bytes and hash),
+/// `/download?bytes=`, `/slow?ms=`, `/status/<code>`, `/cut` and `/cut?chunked`, `/trickle?count=&ms=`,
+/// `/trailers`, `/headers?bytes=`, `/close` (no answer at all), `/other-ws` (a WebSocket that echoes).
+#[derive(Debug)]
+pub struct Monolith {
+    port: Port,
+    shared: Arc<Shared>,
+    running: tokio::sync::Mutex<Option<Running>>,
+    connections: Mutex<CancellationToken>,
+}
+
+#[derive(Debug)]
+struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: MonolithOptions,
+    mode: watch::Sender<MonolithMode>,
+    slots: Arc<Semaphore>,
+    requests: AtomicU64,
+    connections: AtomicU64,
+}
+
+impl Monolith {
+    /// Binds the port and serves until dropped.
+    pub async fn start(options: MonolithOptions) -> io::Result<Self> {
+        let monolith = Self {
+            port: Port::bind(options.address)?,
+            shared: Arc::new(Shared {
+                options,
+                mode: watch::Sender::new(MonolithMode::Normal),
+                slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+                requests: AtomicU64::new(0),
+                connections: AtomicU64::new(0),
+            }),
+            running: tokio::sync::Mutex::new(None),
+            connections: Mutex::new(CancellationToken::new()),
+        };
+        monolith.start_again().await?;
+        Ok(monolith)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    /// Requests seen so far.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::Relaxed)
+    }
+
+    /// Connections accepted so far.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Closes the listener and cuts every connection.
+    pub async fn stop(&self) {
+        self.close_listener().await;
+        self.token().cancel();
+    }
+
+    /// Listens again on the same port, in [`MonolithMode::Normal`].
+    pub async fn start_again(&self) -> io::Result<()> {
+        self.set_mode(MonolithMode::Normal).await
+    }
+
+    /// Changes the behaviour. When this returns, connections are refused or accepted accordingly.
+    pub async fn set_mode(&self, mode: MonolithMode) -> io::Result<()> {
+        self.shared.mode.send_replace(mode);
+        if mode == MonolithMode::Refuse {
+            self.close_listener().await;
+            return Ok(());
+        }
+        let mut running = self.running.lock().await;
+        if running.is_none() {
+            *running = Some(self.listen()?);
+        }
+        Ok(())
+    }
+
+    fn listen(&self) -> io::Result<Running> {
+        let listener = self.port.listen()?;
+        let mut connections = self.token();
+        if connections.is_cancelled() {
+            *connections = CancellationToken::new();
+        }
+        let stop = CancellationToken::new();
+        let accept = self.shared.clone().accept(listener, connections.clone());
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = accept => {}
+            }
+        });
+        Ok(Running { stop, task })
+    }
+
+    async fn close_listener(&self) {
+        if let Some(running) = self.running.lock().await.take() {
+            running.stop.cancel();
+            // Only then is the listening socket closed.
+            let _ = running.task.await;
+        }
+    }
+
+    fn token(&self) -> std::sync::MutexGuard<'_, CancellationToken> {
+        // A token is replaced in one step, so a poisoned one is still whole.
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Monolith {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.get_mut() {
+            running.stop.cancel();
+        }
+        self.token().cancel();
+    }
+}
+
+/// The connection is closed without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("closed on purpose")]
+struct ClosedOnPurpose;
+
+impl Shared {
+    async fn accept(self: Arc<Self>, listener: TcpListener, connections: CancellationToken) {
+        loop {
+            let Ok(slot) = self.slots.clone().acquire_owned().await else {
+                return;
+            };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let _ = stream.set_nodelay(true);
+            self.connections.fetch_add(1, Ordering::Relaxed);
+            let shared = self.clone();
+            let stop = connections.clone();
+            tokio::spawn(async move {
+                let upgrade_stop = stop.clone();
+                let service =
+                    service_fn(|request| shared.clone().answer(request, upgrade_stop.clone()));
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEADER_TIMEOUT)
+                    .half_close(true)
+                    .serve_connection(TokioIo::new(stream), service)
+                    .with_upgrades();
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    _ = connection => {}
+                }
+                drop(slot);
+            });
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        stop: CancellationToken,
+    ) -> Result<Response<Body>, ClosedOnPurpose> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let mut mode = self.mode.subscribe();
+        // Fails only when the monolith is gone, and this connection with it.
+        let _ = mode.wait_for(|mode| *mode != MonolithMode::Hang).await;
+        let mut response = self.route(request, stop).await?;
+        if let Ok(name) = HeaderValue::from_str(&self.options.name) {
+            let header = HeaderName::from_static("x-demo-server");
+            response.headers_mut().insert(header, name);
+        }
+        Ok(response)
+    }
+
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        stop: CancellationToken,
+    ) -> Result<Response<Body>, ClosedOnPurpose> {
+        let path = request.uri().path().to_owned();
+        let number =
+            |name| query(request.uri().query(), name).and_then(|text| text.parse::<u64>().ok());
+        let pause = |default| Duration::from_millis(number("ms").unwrap_or(default)).min(MAX_PAUSE);
+        let is_get = request.method() == Method::GET;
+        Ok(match path.as_str() {
+            "/health" => text(StatusCode::OK, "ok\n"),
+            "/echo" => echo(request).await,
+            "/upload" => upload(request).await,
+            "/download" => {
+                let bytes = number("bytes").unwrap_or(1 << 20).min(MAX_DOWNLOAD);
+                binary(Body::pattern(bytes))
+            }
+            "/slow" => {
+                tokio::time::sleep(pause(1000)).await;
+                text(StatusCode::OK, "slow, but here\n")
+            }
+            "/cut" => {
+                let sent = number("bytes").unwrap_or(10_000).min(MAX_DOWNLOAD);
+                let chunked = query(request.uri().query(), "chunked").is_some();
+                binary(Body::cut((!chunked).then_some(sent + 10_000), sent))
+            }
+            "/trickle" => {
+                let count = number("count").unwrap_or(10).min(10_000);
+                let count = usize::try_from(count).unwrap_or_default();
+                binary(Body::trickle(count, pause(100)))
+            }
+            "/trailers" => trailers(),
+            "/headers" => large_head(number("bytes").unwrap_or(60 << 10).min(1 << 20)),
+            "/cookie" => {
+                let mut response = text(StatusCode::OK, "two cookies\n");
+                for cookie in ["one=1; Path=/", "two=2; Path=/; HttpOnly"] {
+                    let value = HeaderValue::from_static(cookie);
+                    response.headers_mut().append(header::SET_COOKIE, value);
+                }
+                response
+            }
+            "/close" => return Err(ClosedOnPurpose),
+            "/other-ws" => echo_socket::upgrade(request, stop),
+            "/demo/whoami" => json_body(&json!({ "server": self.options.name })),
+            "/demo/streamers" if is_get => match &self.options.switchboard {
+                Some(switchboard) => json_body(&switchboard.streamers()),
+                None => not_found(),
+            },
+            _ => {
+                if let Some(code) = path.strip_prefix("/status/") {
+                    let code = code
+                        .parse()
+                        .ok()
+                        .and_then(|code| StatusCode::from_u16(code).ok());
+                    return Ok(match code.filter(|code| code.as_u16() >= 200) {
+                        Some(code) => text(code, "as you wish\n"),
+                        None => not_found(),
+                    });
+                }
+                if let Some(rest) = path.strip_prefix("/demo/streamers/") {
+                    return Ok(self.switch(request.method(), rest));
+                }
+                page::find(&path)
+                    .filter(|_| is_get)
+                    .unwrap_or_else(not_found)
+            }
+        })
+    }
+
+    fn switch(&self, method: &Method, rest: &str) -> Response<Body> {
+        let wish = rest.split_once('/').and_then(|(number, verb)| {
+            let on = match verb {
+                "start" => true,
+                "stop" => false,
+                _ => return None,
+            };
+            Some((number.parse().ok()?, on))
+        });
+        let (Some(switchboard), Some((number, on))) = (&self.options.switchboard, wish) else {
+            return not_found();
+        };
+        if method != Method::POST {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "POST\n");
+        }
+        if !switchboard.switch(number, on) {
+            return not_found();
+        }
+        json_body(&switchboard.streamers())
+    }
+}
+
+/// What arrived: method, target, headers in their order, size and hash of the body.
+async fn echo(request: Request<Incoming>) -> Response<Body> {
+    let headers: Vec<Value> = request
+        .headers()
+        .iter()
+        .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
+        .collect();
+    let mut answer = json!({
+        "method": request.method().as_str(),
+        "target": request.uri().to_string(),
+        "version": format!("{:?}", request.version()),
+        "headers": headers,
+    });
+    match digest(request.into_body()).await {
+        Ok(body) => answer["body"] = body,
+        Err(error) => answer["error"] = json!(error.to_string()),
+    }
+    json_body(&answer)
+}
+
+async fn upload(request: Request<Incoming>) -> Response<Body> {
+    match digest(request.into_body()).await {
+        Ok(body) => json_body(&body),
+        Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+    }
+}
+
+/// Reads a body to its end: bytes, BLAKE3 hash, trailers. Keeps nothing of it.
+async fn digest(mut body: Incoming) -> Result<Value, hyper::Error> {
+    let mut hash = blake3::Hasher::new();
+    let mut bytes = 0u64;
+    let mut trailers = Vec::new();
+    while let Some(frame) = body.frame().await {
+        match frame?.into_data() {
+            Ok(data) => {
+                hash.update(&data);
+                bytes += data.len() as u64;
+            }
+            Err(frame) => {
+                let fields = frame.into_trailers().unwrap_or_default();
+                trailers.extend(fields.iter().map(|(name, value)| {
+                    json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())])
+                }));
+            }
+        }
+    }
+    let hash = hash.finalize().to_hex();
+    Ok(json!({ "bytes": bytes, "blake3": hash.as_str(), "trailers": trailers }))
+}
+
+fn trailers() -> Response<Body> {
+    let mut fields = HeaderMap::new();
+    fields.insert("grpc-status", HeaderValue::from_static("0"));
+    fields.insert("x-checksum", HeaderValue::from_static("abc"));
+    let mut response = Response::new(Body::with_trailers("with trailers\n", fields));
+    let names = HeaderValue::from_static("grpc-status, x-checksum");
+    response.headers_mut().insert(header::TRAILER, names);
+    response
+}
+
+fn large_head(bytes: u64) -> Response<Body> {
+    let mut response = text(StatusCode::OK, "a large head\n");
+    let value = HeaderValue::from_static(
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef012345678",
+    );
+    for n in 0..bytes / 100 {
+        if let Ok(name) = HeaderName::try_from(format!("x-f{n:05}")) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+}
+
+fn query<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
+    query?.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key == name).then_some(value)
+    })
+}
+
+fn binary(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let kind = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn json_body(value: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::full(value.to_string()));
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn text(status: StatusCode, body: impl Into<bytes::Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::full(body));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn not_found() -> Response<Body> {
+    text(StatusCode::NOT_FOUND, "There is nothing here.\n")
+}
