@@ -84,3 +84,89 @@ pub fn messages_from_streamer(framing: Framing, text: &[u8]) -> Result<Vec<Strin
         (Framing::SockJs, Some(_)) => Err(SyntaxError::Framing),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        Framing, messages_from_client, messages_from_streamer, wrap_for_client, wrap_for_streamer,
+    };
+    use crate::ddp::SyntaxError;
+
+    const CONNECT: &str = r#"{"msg":"connect","version":"1","support":["1","pre2","pre1"]}"#;
+
+    #[test]
+    fn writes_what_the_known_clients_and_the_streamer_write() {
+        assert_eq!(
+            wrap_for_streamer(Framing::SockJs, CONNECT),
+            br#"["{\"msg\":\"connect\",\"version\":\"1\",\"support\":[\"1\",\"pre2\",\"pre1\"]}"]"#
+        );
+        assert_eq!(
+            wrap_for_client(Framing::SockJs, r#"{"msg":"connected","session":"s"}"#),
+            br#"a["{\"msg\":\"connected\",\"session\":\"s\"}"]"#
+        );
+        assert_eq!(wrap_for_streamer(Framing::Raw, CONNECT), CONNECT.as_bytes());
+        assert_eq!(wrap_for_client(Framing::Raw, CONNECT), CONNECT.as_bytes());
+    }
+
+    #[test]
+    fn a_client_may_send_arrays_bare_strings_and_nothing() {
+        let read = |text: &str| messages_from_client(Framing::SockJs, text.as_bytes());
+        let some = |messages: &[&str]| Ok(messages.iter().map(|&text| text.to_owned()).collect());
+        assert_eq!(read(""), some(&[]));
+        assert_eq!(read(" [] "), some(&[]));
+        assert_eq!(read(r#"["a","\u0062"]"#), some(&["a", "b"]));
+        assert_eq!(read(" \"a\"\n"), some(&["a"]));
+        for text in [
+            "[",
+            "[1]",
+            "{}",
+            "\"a",
+            "[\"a\"]x",
+            "[\"\\ud800\"]",
+            "null",
+            " ",
+        ] {
+            assert_eq!(read(text), Err(SyntaxError::Framing), "{text}");
+        }
+        assert_eq!(
+            messages_from_client(Framing::SockJs, b"[\"\xff\"]"),
+            Err(SyntaxError::Encoding)
+        );
+    }
+
+    #[test]
+    fn raw_text_is_one_message() {
+        assert_eq!(
+            messages_from_client(Framing::Raw, b"[]"),
+            Ok(vec!["[]".to_owned()])
+        );
+        assert_eq!(
+            messages_from_client(Framing::Raw, b""),
+            Err(SyntaxError::Empty)
+        );
+        assert_eq!(
+            messages_from_client(Framing::Raw, b"\xff"),
+            Err(SyntaxError::Encoding)
+        );
+        assert_eq!(
+            messages_from_streamer(Framing::Raw, b"o"),
+            Ok(vec!["o".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_server_sends_frames() {
+        let read = |text: &str| messages_from_streamer(Framing::SockJs, text.as_bytes());
+        for text in ["o", "h", "a[]", r#"c[3000,"Go away!"]"#] {
+            assert_eq!(read(text), Ok(Vec::new()), "{text}");
+        }
+        assert_eq!(
+            read(r#"a["x","y"]"#),
+            Ok(vec!["x".to_owned(), "y".to_owned()])
+        );
+        assert_eq!(read(""), Err(SyntaxError::Empty));
+        for text in ["[\"x\"]", "a", "a\"x\"", "a[1]", "{}"] {
+            assert_eq!(read(text), Err(SyntaxError::Framing), "{text}");
+        }
+    }
+}

@@ -147,3 +147,107 @@ impl<'a> Object<'a> {
             .and_then(|raw| serde_json::from_str(raw.get()).ok())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Connect, Connected, PING, SyntaxError, pong};
+
+    #[test]
+    fn connect_of_a_browser_that_resumes() {
+        let json = r#"{"msg":"connect","session":"s1","version":"1","support":["1","pre2"],"receivedCount":12}"#;
+        let connect = Connect {
+            session: Some("s1".to_owned()),
+            version: Some("1".to_owned()),
+            support: vec!["1".to_owned(), "pre2".to_owned()],
+            received_count: Some(12),
+        };
+        assert_eq!(Connect::parse(json), Ok(connect.clone()));
+        assert_eq!(connect.to_json(), json);
+    }
+
+    #[test]
+    fn connect_without_history_is_what_clients_send() {
+        assert_eq!(
+            Connect::fresh().to_json(),
+            r#"{"msg":"connect","version":"1","support":["1","pre2","pre1"]}"#
+        );
+    }
+
+    #[test]
+    fn connect_is_read_as_leniently_as_the_streamer_reads_it() {
+        let bare = Connect::default();
+        for json in [
+            r#"{"msg":"connect"}"#,
+            r#" {"support":{},"version":1,"session":null,"receivedCount":-1,"msg":"connect"} "#,
+            r#"{"msg":"ping","msg":"\u0063onnect","session":"a","session":[]}"#,
+        ] {
+            assert_eq!(Connect::parse(json), Ok(bare.clone()), "{json}");
+        }
+    }
+
+    #[test]
+    fn faults_are_told_apart() {
+        for (json, error) in [
+            ("", SyntaxError::Empty),
+            (" ", SyntaxError::Json),
+            ("{", SyntaxError::Json),
+            ("{}x", SyntaxError::Json),
+            ("nonsense", SyntaxError::Json),
+            ("[]", SyntaxError::NotObject),
+            ("5", SyntaxError::NotObject),
+            ("\"connect\"", SyntaxError::NotObject),
+            ("{}", SyntaxError::Unexpected { wanted: "connect" }),
+            (
+                r#"{"msg":"pong"}"#,
+                SyntaxError::Unexpected { wanted: "connect" },
+            ),
+            (
+                r#"{"msg":["connect"]}"#,
+                SyntaxError::Unexpected { wanted: "connect" },
+            ),
+        ] {
+            assert_eq!(Connect::parse(json), Err(error), "{json}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_no_danger() {
+        let json = format!(
+            r#"{{"msg":"connect","x":{}{}}}"#,
+            "[".repeat(50_000),
+            "]".repeat(50_000)
+        );
+        assert_eq!(Connect::parse(&json), Ok(Connect::default()));
+        let json = format!(
+            r#"{{"msg":"connect","support":{}{}}}"#,
+            "[".repeat(50_000),
+            "]".repeat(50_000)
+        );
+        assert_eq!(Connect::parse(&json), Ok(Connect::default()));
+    }
+
+    #[test]
+    fn connected_carries_a_session() {
+        let connected = Connected {
+            session: "s".to_owned(),
+        };
+        assert_eq!(connected.to_json(), r#"{"msg":"connected","session":"s"}"#);
+        assert_eq!(Connected::parse(&connected.to_json()), Ok(connected));
+        assert_eq!(
+            Connected::parse(r#"{"msg":"connected"}"#),
+            Err(SyntaxError::Missing { key: "session" })
+        );
+        assert_eq!(
+            Connected::parse(PING),
+            Err(SyntaxError::Unexpected {
+                wanted: "connected"
+            })
+        );
+    }
+
+    #[test]
+    fn a_pong_repeats_the_id() {
+        assert_eq!(pong(None), r#"{"msg":"pong"}"#);
+        assert_eq!(pong(Some("a\"b")), r#"{"msg":"pong","id":"a\"b"}"#);
+    }
+}
