@@ -321,6 +321,20 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_beyond_ascii_is_never_a_known_name() {
+        // U+0167 ends in the byte of `g`, U+0067 is one.
+        for text in [
+            r#"{"ms\u0167":"ping"}"#,
+            r#"{"msg":"pin\u0167"}"#,
+            r#"{"msg":"pin\ud83d\ude67"}"#,
+            r#"{"msg":"pinģ"}"#,
+        ] {
+            assert_eq!(raw(text), Envelope::of(Kind::Other), "{text}");
+        }
+        assert_eq!(raw(r#"{"msg":"pin\u0067"}"#).kind, Kind::Ping);
+    }
+
+    #[test]
     fn the_last_of_equal_keys_counts() {
         let envelope = raw(r#"{"msg":"ping","id":"1","msg":"method","id":2}"#);
         assert_eq!(envelope, Envelope::of(Kind::Method));
