@@ -1,1 +1,7 @@
+//! Properties over random input. An independent implementation is the oracle where there is one.
+
 mod ddp;
+mod frames;
+mod peer;
+mod stream;
+mod text;
