@@ -1,1 +1,2 @@
 //! Building, reloading and ending the process.
+pub mod pool_task;

@@ -2,6 +2,7 @@
 
 pub mod gate;
 pub mod listen;
+pub mod probe;
 pub mod proxy_protocol;
 pub mod stream;
 pub mod tls;
