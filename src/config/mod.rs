@@ -1,3 +1,136 @@
 //! From `proxy.toml` to a [`Config`] in which everything has been checked.
+//!
+//! `file` declares every key once, `node` holds what was written, `source` lays the environment and
+//! the flags over it, `table` and `value` read it, `build` and `routing` judge it. Each fault is a
+//! [`Diagnostic`] with its place; all of them are found in one run.
+//!
+//! Reads files, and nothing else of the outside world: no socket, no clock, no name is looked up.
 
+mod build;
+mod diagnostic;
+mod file;
 pub mod model;
+mod node;
+mod routing;
+mod schema;
+mod source;
+mod table;
+mod units;
+mod value;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use self::{
+    build::{Builder, NamedFile},
+    file::FileConfig,
+    node::Document,
+    table::{Reader, Table as _, Writer},
+};
+pub use self::{
+    diagnostic::{Diagnostic, Origin, Place, Severity},
+    model::Config,
+    routing::DEFAULT_POOL,
+    schema::schema,
+    source::{Environment, PREFIX},
+};
+
+/// A configuration that can be used, and what else is known about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<Diagnostic>,
+    /// Every file that it was made from or names: itself, certificates, keys, secrets.
+    pub files: Vec<PathBuf>,
+    named: Vec<NamedFile>,
+    written: FileConfig,
+}
+
+/// Reads a file. Relative paths in it begin at its directory.
+///
+/// # Errors
+/// Every fault that there is, in the order of the file.
+pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Vec<Diagnostic>> {
+    let name = path.display().to_string();
+    let unreadable = |reason: &str| {
+        vec![Diagnostic::placeless(format!(
+            "{name} cannot be read: {reason}"
+        ))]
+    };
+    let text = fs::read(path).map_err(|error| unreadable(&build::reason(&error)))?;
+    let text = String::from_utf8(text).map_err(|_| unreadable("it is not UTF-8"))?;
+    let base = path.parent().unwrap_or_else(|| Path::new(""));
+    let mut loaded = read(&name, &text, base, environment)?;
+    loaded.files.insert(0, path.to_owned());
+    Ok(loaded)
+}
+
+/// Reads a text that `name` stands for in diagnostics. Relative paths in it begin at the current
+/// directory.
+///
+/// # Errors
+/// Every fault that there is, in the order of the text.
+pub fn from_str(
+    name: &str,
+    text: &str,
+    environment: &Environment,
+) -> Result<Loaded, Vec<Diagnostic>> {
+    read(name, text, Path::new(""), environment)
+}
+
+fn read(
+    name: &str,
+    text: &str,
+    base: &Path,
+    environment: &Environment,
+) -> Result<Loaded, Vec<Diagnostic>> {
+    let Document {
+        mut root,
+        mut faults,
+    } = Document::parse(name, text, environment);
+    let incomplete = !faults.is_empty();
+    faults.extend(environment.overlay(&mut root, &FileConfig::keys()));
+    let written: FileConfig = Reader::root(&root, &mut faults);
+    let mut builder = Builder::new(&written, base);
+    let config = builder.config();
+    let Builder {
+        faults: judged,
+        files: named,
+        ..
+    } = builder;
+    faults.extend(judged);
+    if incomplete {
+        faults.retain(|fault| !fault.is_absence());
+    }
+    faults.sort_by(Diagnostic::in_order);
+    if faults.iter().any(|fault| fault.severity == Severity::Error) {
+        return Err(faults);
+    }
+    Ok(Loaded {
+        config,
+        warnings: faults,
+        files: named.iter().map(|file| file.path.clone()).collect(),
+        named,
+        written,
+    })
+}
+
+impl Loaded {
+    /// All values as TOML, each with a comment that says where it came from. Secrets are masked and
+    /// commented out; apart from them the text loads to the same configuration, from the same
+    /// directory.
+    pub fn effective(&self) -> String {
+        let mut writer = Writer::default();
+        self.written.write(&mut writer);
+        writer.finish()
+    }
+
+    /// Looks at the certificates and keys as they are on disk at this moment. Whether a key belongs
+    /// to its certificate is for TLS to say.
+    pub fn check_files(&self) -> Vec<Diagnostic> {
+        self.named.iter().filter_map(NamedFile::fault).collect()
+    }
+}

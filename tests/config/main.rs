@@ -1,1 +1,3 @@
+//! `proxy.toml`: what loads, what does not and what is said about it.
 
+mod examples;

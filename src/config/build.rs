@@ -1,0 +1,460 @@
+//! From what was written to what is meant, with every fault on the way.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    diagnostic::{Diagnostic, Place},
+    file::FileConfig,
+    model::{
+        Affinity, Certificate, Config, Drain, Health, Http, Limits, Log, Ranges, Rate, WebSocket,
+    },
+    table::Setting,
+    value::{Or, Size},
+};
+use crate::base::secret::Secret;
+
+/// A file that the configuration names, and where it does.
+#[derive(Clone, Debug)]
+pub(super) struct NamedFile {
+    pub(super) path: PathBuf,
+    pub(super) place: Place,
+    /// As `listener.tls.cert`.
+    pub(super) key: String,
+    pub(super) content: Content,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Certificate,
+    PrivateKey,
+    Secret,
+}
+
+/// Collects faults while it builds. What cannot be built is replaced by something that can, so that
+/// everything is looked at; with a fault, nobody sees the result.
+pub(super) struct Builder<'a> {
+    pub(super) file: &'a FileConfig,
+    /// Where relative paths begin.
+    base: &'a Path,
+    pub(super) faults: Vec<Diagnostic>,
+    pub(super) files: Vec<NamedFile>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(file: &'a FileConfig, base: &'a Path) -> Self {
+        Self {
+            file,
+            base,
+            faults: Vec::new(),
+            files: Vec::new(),
+        }
+    }
+
+    pub(super) fn config(&mut self) -> Config {
+        let listeners = self.listeners();
+        let admin = self.admin(&listeners);
+        let pools = self.pools();
+        let (monoliths, routes) = self.routes(&pools);
+        let file = self.file;
+        let trusted_proxies = self.trusted_proxies();
+        Config {
+            listeners,
+            admin,
+            routes,
+            monoliths,
+            pools,
+            http: self.http(),
+            websocket: self.websocket(),
+            limits: self.limits(),
+            trusted_proxies,
+            affinity: self.affinity(),
+            drain: self.drain(),
+            log: Log {
+                format: file.log.format.value,
+                filter: file.log.filter.value.0.clone(),
+                access: file.log.access.value,
+            },
+            watch: file.watch.value,
+        }
+    }
+
+    pub(super) fn health(&mut self) -> Health {
+        let health = &self.file.health;
+        self.at_least(&health.interval, Duration::from_millis(50));
+        self.at_least(&health.timeout, Duration::from_millis(10));
+        self.at_least(&health.ddp_interval, Duration::from_millis(100));
+        Health {
+            interval: health.interval.value,
+            timeout: health.timeout.value,
+            ddp_interval: health.ddp_interval.value,
+            failures: health.failures.value.0,
+            max_ejected: health.max_ejected.value.0,
+        }
+    }
+
+    fn trusted_proxies(&mut self) -> Ranges {
+        let ranges = &self.file.trusted_proxies.value.0;
+        for range in ranges {
+            if range.value.prefix_len() == 0 {
+                self.faults.push(
+                    Diagnostic::warning(&range.place, "everybody is a trusted proxy")
+                        .label("all addresses")
+                        .help(
+                            "any client can then claim any address; name the ranges of your \
+                             balancers only",
+                        ),
+                );
+            }
+        }
+        Ranges(ranges.iter().map(|range| range.value).collect())
+    }
+
+    fn http(&mut self) -> Http {
+        let http = &self.file.http;
+        for timeout in [
+            &http.connect_timeout,
+            &http.first_byte_timeout,
+            &http.idle_timeout,
+            &http.request_timeout,
+            &http.header_timeout,
+            &http.keep_alive,
+        ] {
+            self.at_least(timeout, Duration::from_millis(10));
+        }
+        if http.keep_alive.value >= Duration::from_secs(60) {
+            self.faults.push(
+                Diagnostic::warning(
+                    &http.keep_alive.place,
+                    "connections are kept longer than Rocket.Chat keeps them (60 s)",
+                )
+                .label("answers 502 now and then")
+                .help("use less than 60s, unless your monolith was told to wait longer"),
+            );
+        }
+        self.size_between(&http.request_header_limit, 8 << 10, 1 << 20);
+        self.size_between(&http.response_header_limit, 64 << 10, 1 << 20);
+        Http {
+            connect_timeout: http.connect_timeout.value,
+            first_byte_timeout: http.first_byte_timeout.value,
+            idle_timeout: http.idle_timeout.value,
+            request_timeout: http.request_timeout.value,
+            header_timeout: http.header_timeout.value,
+            body_limit: http.body_limit.value.0,
+            min_rate: match http.min_rate.value {
+                Or::Value(rate) => u64::from(rate.0),
+                Or::Word(_) => 0,
+            },
+            request_header_limit: bytes(http.request_header_limit.value),
+            response_header_limit: bytes(http.response_header_limit.value),
+            keep_alive: http.keep_alive.value,
+            keep_alive_connections: count(http.keep_alive_connections.value.0),
+            http2_streams: http.http2_streams.value.0,
+        }
+    }
+
+    fn websocket(&mut self) -> WebSocket {
+        let websocket = &self.file.websocket;
+        self.at_least(&websocket.connect_timeout, Duration::from_millis(100));
+        self.at_least(&websocket.idle_timeout, Duration::from_secs(2));
+        self.at_least(&websocket.stall_timeout, Duration::from_secs(1));
+        // The streamer's own limit is 100 MiB: the default of the npm library ws.
+        self.size_between(&websocket.message_limit, 1 << 10, 100 << 20);
+        self.size_between(&websocket.buffer, 64 << 10, 1 << 30);
+        if websocket.buffer_total.value.0 < websocket.buffer.value.0 {
+            self.contradiction(
+                &websocket.buffer_total,
+                &websocket.buffer,
+                "all clients together may not have less than one of them",
+            );
+        }
+        WebSocket {
+            origins: websocket
+                .origins
+                .value
+                .0
+                .iter()
+                .map(|origin| origin.value.0.clone())
+                .collect(),
+            message_limit: websocket.message_limit.value.0,
+            connect_timeout: websocket.connect_timeout.value,
+            idle_timeout: websocket.idle_timeout.value,
+            buffer: bytes(websocket.buffer.value),
+            buffer_total: bytes(websocket.buffer_total.value),
+            stall_timeout: websocket.stall_timeout.value,
+        }
+    }
+
+    fn limits(&mut self) -> Limits {
+        let limits = &self.file.limits;
+        let message_limit = &self.file.websocket.message_limit;
+        if limits.bytes_burst.value.0 < message_limit.value.0 {
+            self.contradiction(
+                &limits.bytes_burst,
+                message_limit,
+                "a message of the largest allowed size could never pass",
+            );
+        }
+        if limits.bytes_burst.value.0 > u64::from(u32::MAX) {
+            self.size_between(&limits.bytes_burst, 1, u64::from(u32::MAX));
+        }
+        self.at_least(&limits.abuse_after, Duration::from_secs(1));
+        Limits {
+            messages: Rate {
+                per_second: limits.messages.value.0,
+                burst: limits.messages_burst.value.0,
+            },
+            bytes: Rate {
+                per_second: limits.bytes.value.0,
+                burst: u32::try_from(limits.bytes_burst.value.0).unwrap_or(u32::MAX),
+            },
+            connections: Rate {
+                per_second: limits.connections.value.0,
+                burst: limits.connections_burst.value.0,
+            },
+            abuse_after: limits.abuse_after.value,
+            max_connections: limits
+                .max_connections
+                .value
+                .value()
+                .map(|limit| count(limit.0)),
+            handshakes: count(limits.handshakes.value.0),
+        }
+    }
+
+    fn affinity(&mut self) -> Affinity {
+        let affinity = &self.file.affinity;
+        let secret = match (&affinity.secret, &affinity.secret_file) {
+            (Some(secret), Some(file)) => {
+                self.faults.push(
+                    Diagnostic::error(&file.place, "two secrets")
+                        .label("a secret in a file")
+                        .related(&secret.place, "and one here")
+                        .help("keep `secret_file` and remove `secret`"),
+                );
+                None
+            }
+            (Some(secret), None) => {
+                let bytes = secret.value.0.expose().as_bytes().to_vec();
+                Some(Secret::new(bytes))
+            }
+            (None, Some(file)) => {
+                let path = self.named_file(file, &file.value.0, Content::Secret);
+                match read_secret(&path) {
+                    Ok(secret) => Some(secret),
+                    Err(error) => {
+                        self.faults.push(
+                            Diagnostic::error(
+                                &file.place,
+                                format!("`{}` cannot be used", file.path),
+                            )
+                            .label(error.to_string()),
+                        );
+                        None
+                    }
+                }
+            }
+            (None, None) => None,
+        };
+        Affinity {
+            cookie: match &affinity.cookie.value {
+                Or::Value(name) => Some(name.0.clone()),
+                Or::Word(_) => None,
+            },
+            secret,
+            remember: affinity.remember.value,
+        }
+    }
+
+    fn drain(&mut self) -> Drain {
+        let drain = &self.file.drain;
+        let needed = drain.delay.value + drain.spread.value;
+        if needed > drain.deadline.value {
+            // Underline what was written rather than a default.
+            let culprit = [&drain.deadline, &drain.spread, &drain.delay]
+                .into_iter()
+                .find(|setting| !setting.place.is_default())
+                .unwrap_or(&drain.deadline);
+            self.faults.push(
+                Diagnostic::error(&culprit.place, "the drain does not fit within its deadline")
+                    .label(format!(
+                        "delay {} s + spread {} s > deadline {} s",
+                        drain.delay.value.as_secs_f64(),
+                        drain.spread.value.as_secs_f64(),
+                        drain.deadline.value.as_secs_f64(),
+                    ))
+                    .help(
+                        "raise `drain.deadline`, and terminationGracePeriodSeconds of the pod \
+                         with it",
+                    ),
+            );
+        }
+        Drain {
+            delay: drain.delay.value,
+            spread: drain.spread.value,
+            deadline: drain.deadline.value,
+        }
+    }
+
+    /// Notes a file that the configuration depends on, and says where it is.
+    pub(super) fn named_file<T>(
+        &mut self,
+        setting: &Setting<T>,
+        path: &Path,
+        content: Content,
+    ) -> PathBuf {
+        let path = self.base.join(path);
+        self.files.push(NamedFile {
+            path: path.clone(),
+            place: setting.place.clone(),
+            key: setting.path.to_string(),
+            content,
+        });
+        path
+    }
+
+    pub(super) fn at_least(&mut self, setting: &Setting<Duration>, least: Duration) {
+        if setting.value < least {
+            let least = super::units::print_duration(least);
+            self.faults.push(
+                Diagnostic::error(
+                    &setting.place,
+                    format!("`{}` must be at least {least}", setting.path),
+                )
+                .label("too short"),
+            );
+        }
+    }
+
+    fn size_between(&mut self, setting: &Setting<Size>, least: u64, most: u64) {
+        let size = setting.value.0;
+        if (least..=most).contains(&size) {
+            return;
+        }
+        let print = super::units::print_size;
+        self.faults.push(
+            Diagnostic::error(
+                &setting.place,
+                format!(
+                    "`{}` must be from {} to {}",
+                    setting.path,
+                    print(least),
+                    print(most)
+                ),
+            )
+            .label(if size < least {
+                "too small"
+            } else {
+                "too large"
+            }),
+        );
+    }
+
+    /// `small` is less than `large`, which makes no sense because of `reason`.
+    fn contradiction(&mut self, small: &Setting<Size>, large: &Setting<Size>, reason: &str) {
+        let (small_text, large_text) = (
+            super::units::print_size(small.value.0),
+            super::units::print_size(large.value.0),
+        );
+        let message = format!(
+            "`{}` ({small_text}) is less than `{}` ({large_text})",
+            small.path, large.path
+        );
+        let (place, other) = if small.place.is_default() {
+            (large, small)
+        } else {
+            (small, large)
+        };
+        let mut fault = Diagnostic::error(&place.place, message).label(reason);
+        if !other.place.is_default() {
+            fault = fault.related(&other.place, "together with this");
+        }
+        self.faults.push(fault);
+    }
+}
+
+impl NamedFile {
+    /// What is wrong with the file as it is now.
+    pub(super) fn fault(&self) -> Option<Diagnostic> {
+        let marks: &[&str] = match self.content {
+            Content::Certificate => &["-----BEGIN CERTIFICATE-----"],
+            Content::PrivateKey => &[
+                "-----BEGIN PRIVATE KEY-----",
+                "-----BEGIN EC PRIVATE KEY-----",
+                "-----BEGIN RSA PRIVATE KEY-----",
+            ],
+            // Read when the configuration is built.
+            Content::Secret => return None,
+        };
+        let reason = match fs::read(&self.path) {
+            Ok(bytes) => {
+                let text = String::from_utf8_lossy(&bytes);
+                if marks.iter().any(|mark| text.contains(mark)) {
+                    return None;
+                }
+                match self.content {
+                    Content::Certificate => "has no PEM certificate in it".to_owned(),
+                    _ if text.contains("ENCRYPTED PRIVATE KEY") => {
+                        "has an encrypted key in it, which cannot be used".to_owned()
+                    }
+                    _ => "has no PEM private key in it".to_owned(),
+                }
+            }
+            Err(error) => reason(&error),
+        };
+        Some(
+            Diagnostic::error(&self.place, format!("`{}` cannot be used", self.key))
+                .label(format!("{}: {reason}", self.path.display())),
+        )
+    }
+}
+
+impl Certificate {
+    /// From a directory as Kubernetes mounts a secret of type `kubernetes.io/tls`.
+    pub(super) fn in_directory(directory: &Path) -> Self {
+        Self {
+            cert: directory.join("tls.crt"),
+            key: directory.join("tls.key"),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum SecretFileError {
+    #[error("{}: {}", .0.display(), reason(.1))]
+    Unreadable(PathBuf, io::Error),
+    #[error("{}: has less than 16 bytes", .0.display())]
+    TooShort(PathBuf),
+}
+
+/// The bytes of the file without the newline that editors put at the end.
+fn read_secret(path: &Path) -> Result<Secret<Vec<u8>>, SecretFileError> {
+    let bytes =
+        fs::read(path).map_err(|error| SecretFileError::Unreadable(path.to_owned(), error))?;
+    let bytes = bytes.trim_ascii_end();
+    if bytes.len() < 16 {
+        return Err(SecretFileError::TooShort(path.to_owned()));
+    }
+    Ok(Secret::new(bytes.to_vec()))
+}
+
+/// Why a file cannot be read, in the same words on every system.
+pub(super) fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+fn bytes(size: Size) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
+}
+
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,417 @@
+//! `proxy.toml` as it is written: every table, key, default and explanation.
+//!
+//! The comments here are what `config default` prints and what the JSON schema says.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use ipnet::IpNet;
+
+use super::{
+    model::{HostPattern, LogFormat, Server},
+    table::{Key, Required, Setting, Shape, Table as _, tables},
+    value::{
+        Auto, BytesPerSecond, CookieName, DnsName, Endpoint, FilePath, LogFilter, Many, Off,
+        OneOrMany, Or, PerSecond, PoolRef, Record, RoutePath, SecretText, Share, Size, WebOrigin,
+        Whole,
+    },
+};
+use crate::base::id::ListenAddr;
+
+tables! {
+    /// The whole file.
+    FileConfig {
+        /// Where clients connect, in plain text: one address or an array of them.
+        /// For TLS, or to set more than the address, use [[listener]] instead.
+        listen: Option<Setting<OneOrMany<ListenAddr>>> | "0.0.0.0:8080",
+
+        /// Metrics, health and the list of streamers: an address of its own, or "off".
+        /// Whoever reaches it can reload and drain the gateway. Kubernetes probes come from
+        /// outside of the pod: give them "0.0.0.0:9901" and keep it out of every Service.
+        admin: Setting<Or<ListenAddr, Off>> = "127.0.0.1:9901",
+
+        /// The servers that answer everything but DDP: one address or an array of equal ones.
+        /// A name is looked up at each new connection.
+        monolith: Required<OneOrMany<Server>> | "http://127.0.0.1:3000",
+
+        /// The ddp-streamers, as host:port. A name is looked up, and each address behind it is a
+        /// streamer. Not needed with [discovery.dns].
+        streamers: Option<Setting<Many<Endpoint>>> | ["127.0.0.1:4001", "127.0.0.1:4002"],
+
+        /// Proxies in front of the gateway whose X-Forwarded-* headers are believed. Their
+        /// connections are not limited by address either.
+        trusted_proxies: Setting<Many<IpNet>> = [],
+
+        /// Load this file again when it changes, or a certificate does. A file with a fault
+        /// changes nothing. SIGHUP reloads in any case.
+        watch: Setting<bool> = true,
+
+        /// Listeners with settings of their own. Not together with the key `listen`.
+        listener: Vec<ListenerFile>,
+
+        /// Which requests go elsewhere than to the monolith and the streamers above: first by
+        /// host, then by the longest path. What no route matches goes to those above.
+        route: Vec<RouteFile>,
+
+        /// Where streamers are found besides the list `streamers`.
+        discovery: DiscoveryFile,
+
+        /// Streamers and the clients that wait for them; for every pool.
+        pool: PoolFile,
+
+        /// How streamers are watched; for every pool.
+        health: HealthFile,
+
+        /// Further pools, for routes to name. The one of the keys above is called `default`.
+        pools: BTreeMap<String, NamedPoolFile>,
+
+        /// Requests to the monolith.
+        http: HttpFile,
+
+        /// Sockets of clients.
+        websocket: WebSocketFile,
+
+        /// What one client may do. Over a limit the gateway reads no further until the client is
+        /// within it again, so a slow answer is all that an honest client notices.
+        limits: LimitsFile,
+
+        /// A returning client goes back to its streamer while that is healthy and has room.
+        affinity: AffinityFile,
+
+        /// What SIGTERM does. Together it must fit in terminationGracePeriodSeconds, which is
+        /// 30 s in Kubernetes when nothing else is said.
+        drain: DrainFile,
+
+        /// Written to standard output, one line per event.
+        log: LogFile,
+    }
+
+    /// `[[listener]]`
+    ListenerFile {
+        /// IP address and port.
+        address: Required<ListenAddr> | "0.0.0.0:8443",
+
+        /// Offer HTTP/2. Needs tls: it is agreed on in the handshake.
+        http2: Option<Setting<bool>> | true,
+
+        /// Accept WebSockets over HTTP/2 as well (RFC 8441). Costs 46 KB per idle socket instead
+        /// of 9, so it pays only where clients cannot open a second connection.
+        http2_websocket: Setting<bool> = false,
+
+        /// Every connection begins with a PROXY header, v1 or v2, as a balancer in front sends it.
+        /// One without is closed.
+        proxy_protocol: Setting<bool> = false,
+
+        /// Answer every request with a redirect to https on this port.
+        redirect_https: Option<Setting<Whole<1, 65535>>> | 443,
+
+        /// Certificates, chosen by the name that the client asks for; the first one serves all
+        /// others. Either the pair cert and key, or secret_dir with tls.crt and tls.key in it, as
+        /// Kubernetes mounts a TLS secret. Relative paths begin at the directory of this file.
+        tls: Vec<CertificateFile>,
+    }
+
+    /// An element of `tls`.
+    CertificateFile {
+        /// PEM file with the certificate and those that it is signed by.
+        cert: Option<Setting<FilePath>> | "certs/tls.crt",
+
+        /// PEM file with the private key.
+        key: Option<Setting<FilePath>> | "certs/tls.key",
+
+        /// Directory with tls.crt and tls.key.
+        secret_dir: Option<Setting<FilePath>> | "/etc/ddp-gateway/tls",
+    }
+
+    /// `[[route]]`
+    RouteFile {
+        /// A host, "*.example.com" or "*".
+        host: Setting<HostPattern> = "*",
+
+        /// Path that the URL begins with, by whole segments.
+        path: Setting<RoutePath> = "/",
+
+        /// As the key `monolith` above, which it stands for when it is not set.
+        monolith: Option<Setting<OneOrMany<Server>>> | "http://127.0.0.1:3001",
+
+        /// The pool of streamers for <path>/websocket and <path>/sockjs. "off": there are none,
+        /// and WebSockets go to the monolith like everything else.
+        pool: Setting<Or<PoolRef, Off>> = "default",
+    }
+
+    /// `[discovery]`
+    DiscoveryFile {
+        /// Ask the DNS. In Kubernetes a headless Service (clusterIP: None) has one address per
+        /// pod; the chart's own Service has one for all, behind which pods cannot be told apart.
+        dns: Option<DnsFile>,
+    }
+
+    /// `[discovery.dns]`
+    DnsFile {
+        /// The name to ask for.
+        name: Required<DnsName> | "rocketchat-ddp-streamer-headless",
+
+        /// "a" for addresses (IPv4 and IPv6), "srv" for addresses with ports.
+        kind: Setting<Record> = "a",
+
+        /// Port of each streamer. Not with kind = "srv".
+        port: Option<Setting<Whole<1, 65535>>> | 3000,
+
+        /// DNS servers to ask instead of the system's.
+        resolvers: Setting<Many<SocketAddr>> = [],
+
+        /// An answer is asked for again when its TTL is over, but not earlier than this ...
+        ttl_min: Setting<Duration> = "1s",
+
+        /// ... and not later than this.
+        ttl_max: Setting<Duration> = "30s",
+    }
+
+    /// `[pool]`, and the same keys below `[pools.NAME]`
+    PoolFile {
+        /// Sockets that one streamer may hold. Rocket.Chat's own sizing rule is a streamer for
+        /// 500 users; the limits below are derived from it.
+        sessions_per_streamer: Setting<Whole<1, 100_000>> = 500,
+
+        /// Clients that may wait when all streamers are full or away. More than that are refused,
+        /// in a way that makes them come back slowly. A waiting client costs about 9 KB.
+        queue_length: Setting<Whole<0, 1_000_000>> = 10000,
+
+        /// How long each of them may wait; clients bear 100 s.
+        queue_wait: Setting<Duration> = "60s",
+
+        /// A streamer that comes up gets its share of newcomers only after this time, because a
+        /// cold one answers logins slowly. "0s": at once.
+        slow_start: Setting<Duration> = "10s",
+
+        /// TCP connection, upgrade and the DDP greeting of a streamer together; then another one
+        /// is tried.
+        attach_timeout: Setting<Duration> = "5s",
+    }
+
+    /// `[pools.NAME]`
+    NamedPoolFile {
+        /// As the key `streamers` above.
+        streamers: Option<Setting<Many<Endpoint>>> | ["127.0.0.1:4003"],
+
+        /// As in [pool], which it stands for when it is not set.
+        sessions_per_streamer: Option<Setting<Whole<1, 100_000>>> | 500,
+
+        /// As in [pool].
+        queue_length: Option<Setting<Whole<0, 1_000_000>>> | 10000,
+
+        /// As in [pool].
+        queue_wait: Option<Setting<Duration>> | "60s",
+
+        /// As in [pool].
+        slow_start: Option<Setting<Duration>> | "10s",
+
+        /// As in [pool].
+        attach_timeout: Option<Setting<Duration>> | "5s",
+
+        /// As [discovery].
+        discovery: DiscoveryFile,
+    }
+
+    /// `[health]`
+    HealthFile {
+        /// Pause between two GET /health. With the timeout and two failures a silent streamer is
+        /// out within 2 s, and one that is back is used within 0.5 s.
+        interval: Setting<Duration> = "400ms",
+
+        /// For each of them.
+        timeout: Setting<Duration> = "500ms",
+
+        /// Pause between two probes that open a socket and greet in DDP.
+        ddp_interval: Setting<Duration> = "10s",
+
+        /// Failures in a row until a streamer gets no new clients.
+        failures: Setting<Whole<1, 100>> = 2,
+
+        /// Largest share of a pool that may be taken out because of failures in real traffic, so
+        /// that one bad client or a moment of trouble does not empty it. Streamers that fail their
+        /// probes are out in any case.
+        max_ejected: Setting<Share> = 0.5,
+    }
+
+    /// `[http]`
+    HttpFile {
+        /// TCP connection to the monolith.
+        connect_timeout: Setting<Duration> = "2s",
+
+        /// From the end of the request to the first byte of the answer.
+        first_byte_timeout: Setting<Duration> = "60s",
+
+        /// Longest pause within a body, in either direction.
+        idle_timeout: Setting<Duration> = "60s",
+
+        /// Everything together. 200 MiB within an hour are 58 KiB/s.
+        request_timeout: Setting<Duration> = "1h",
+
+        /// For the head of a request, and for a TLS handshake.
+        header_timeout: Setting<Duration> = "10s",
+
+        /// Largest body of a request. Rocket.Chat's own limit for files is 100 MB at first.
+        body_limit: Setting<Size> = "200MiB",
+
+        /// Slowest body that is waited for, measured over 10 s, or "off".
+        min_rate: Setting<Or<BytesPerSecond, Off>> = "1KiB/s",
+
+        /// Largest head of a request.
+        request_header_limit: Setting<Size> = "32KiB",
+
+        /// Largest head of an answer. Large session cookies and policies need 64KiB.
+        response_header_limit: Setting<Size> = "128KiB",
+
+        /// Idle connections to the monolith are closed after this. It must be shorter than the
+        /// monolith's own time (60 s), or a request meets a connection that is just closing.
+        keep_alive: Setting<Duration> = "45s",
+
+        /// Idle connections that are kept for each server of the monolith.
+        keep_alive_connections: Setting<Whole<0, 10_000>> = 64,
+
+        /// Requests that one HTTP/2 client may have open at the same time.
+        http2_streams: Setting<Whole<1, 10_000>> = 100,
+    }
+
+    /// `[websocket]`
+    WebSocketFile {
+        /// Pages that may open sockets, as "https://chat.example.com". Empty: all. Apps send no
+        /// Origin and are let in either way.
+        origins: Setting<Many<WebOrigin>> = [],
+
+        /// Largest message from a client. Files travel over HTTP, so a message is some KiB.
+        message_limit: Setting<Size> = "1MiB",
+
+        /// A client that does not greet in DDP within this is closed.
+        connect_timeout: Setting<Duration> = "10s",
+
+        /// A silent client is pinged after half of this and closed after all of it. Phones that
+        /// vanish without a word are noticed by it.
+        idle_timeout: Setting<Duration> = "50s",
+
+        /// Bytes that may wait for one client that reads slowly; over it, the client is closed and
+        /// comes back. The streamer would otherwise keep all other clients waiting for this one.
+        buffer: Setting<Size> = "1MiB",
+
+        /// The same for all clients together.
+        buffer_total: Setting<Size> = "256MiB",
+
+        /// A client that reads nothing for this long while bytes wait is closed.
+        stall_timeout: Setting<Duration> = "30s",
+    }
+
+    /// `[limits]`
+    LimitsFile {
+        /// Messages from one client. Rocket.Chat allows 600 a minute (10/s) per connection; twice
+        /// that is never in the way, and 500 clients at it are 10,000/s for a streamer.
+        messages: Setting<PerSecond> = "20/s",
+
+        /// That many at once. After a login a client sends about 60 subscriptions and some
+        /// methods; it may do so three times.
+        messages_burst: Setting<Whole<1, 1_000_000>> = 200,
+
+        /// Bytes from one client: 20 messages of 6 KiB each; 500 clients at it are 64 MiB/s.
+        bytes: Setting<BytesPerSecond> = "128KiB/s",
+
+        /// That many at once: two of the largest messages.
+        bytes_burst: Setting<Size> = "2MiB",
+
+        /// New connections from one address. Loopback and trusted_proxies are exempt.
+        connections: Setting<PerSecond> = "200/s",
+
+        /// That many at once: an office of 2,000 users behind one address comes back at once with
+        /// five connections each.
+        connections_burst: Setting<Whole<1, 10_000_000>> = 10000,
+
+        /// A client that is held back for this long without a pause is closed with 1008.
+        abuse_after: Setting<Duration> = "30s",
+
+        /// Connections of clients. "auto": as many as the limit of open files allows, when each
+        /// needs two and a reserve is kept for probes, certificates and logs.
+        max_connections: Setting<Or<Whole<1, 10_000_000>, Auto>> = "auto",
+
+        /// TLS handshakes at the same time; further ones wait. Each needs 30 KB and half a
+        /// millisecond of a core.
+        handshakes: Setting<Whole<1, 100_000>> = 256,
+    }
+
+    /// `[affinity]`
+    AffinityFile {
+        /// Name of the cookie that remembers the streamer, or "off".
+        cookie: Setting<Or<CookieName, Off>> = "ddp_gateway",
+
+        /// How long a client is remembered.
+        remember: Setting<Duration> = "1h",
+
+        /// Signs the cookie. Give the same to all replicas; without one each start makes its own,
+        /// and clients are not recognised by another replica or after a restart.
+        secret: Option<Setting<SecretText>> | "${DDP_GATEWAY_SECRET}",
+
+        /// File that holds the secret, instead.
+        secret_file: Option<Setting<FilePath>> | "/etc/ddp-gateway/secret",
+    }
+
+    /// `[drain]`
+    DrainFile {
+        /// Between /readyz saying no and the last new connection, for balancers to notice.
+        delay: Setting<Duration> = "5s",
+
+        /// Sockets are closed one by one over this time, so that their clients do not all come
+        /// back in the same second.
+        spread: Setting<Duration> = "15s",
+
+        /// From the signal on; then the process ends, whatever is left.
+        deadline: Setting<Duration> = "28s",
+    }
+
+    /// `[log]`
+    LogFile {
+        /// "json" or "text".
+        format: Setting<LogFormat> = "json",
+
+        /// Level, or levels by module: "info,ddp_gateway::pool=debug".
+        filter: Setting<LogFilter> = "info",
+
+        /// One line per request, two per socket.
+        access: Setting<bool> = true,
+    }
+}
+
+/// The tables that have a key of this name, as they are written in the file.
+pub(super) fn homes(name: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    collect_homes(name, &FileConfig::keys(), "", &mut found);
+    found
+}
+
+fn collect_homes(name: &str, keys: &[Key], path: &str, found: &mut Vec<String>) {
+    for key in keys {
+        if key.name == name {
+            found.push(if path.is_empty() {
+                "the top level".to_owned()
+            } else {
+                path.to_owned()
+            });
+        }
+        let inner = path.trim_matches(['[', ']']);
+        let dot = if inner.is_empty() { "" } else { "." };
+        match &key.shape {
+            Shape::Value { .. } => {}
+            Shape::Table(keys) => {
+                collect_homes(name, &keys(), &format!("[{inner}{dot}{}]", key.name), found);
+            }
+            Shape::List(keys) => {
+                collect_homes(
+                    name,
+                    &keys(),
+                    &format!("[[{inner}{dot}{}]]", key.name),
+                    found,
+                );
+            }
+            Shape::Map(keys) => {
+                let path = format!("[{inner}{dot}{}.NAME]", key.name);
+                collect_homes(name, &keys(), &path, found);
+            }
+        }
+    }
+}
