@@ -1,6 +1,7 @@
 //! An embedded deployment to try the gateway with: simulated streamers and a simulated monolith.
 
 mod body;
+pub mod deployment;
 mod dialogue;
 mod echo_socket;
 mod hub;

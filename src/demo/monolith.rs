@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -60,9 +61,13 @@ pub trait Switchboard: fmt::Debug + Send + Sync {
     /// The streamers and what they do, as JSON.
     fn streamers(&self) -> Value;
 
-    /// Takes streamer number `streamer` away or brings it back; false when there is none.
-    fn switch(&self, streamer: usize, on: bool) -> bool;
+    /// Takes streamer number `streamer` away or brings it back, and is done when that has
+    /// happened; false when there is no such streamer.
+    fn switch(&self, streamer: usize, on: bool) -> Switching<'_>;
 }
+
+/// The outcome of [`Switchboard::switch`].
+pub type Switching<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 
 /// How the monolith behaves; see [`Monolith::set_mode`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +83,8 @@ pub enum MonolithMode {
 ///
 /// Paths: `/` the demo page, `/health`, `/echo` (what arrived, as JSON), `/upload` (bytes and hash),
 /// `/download?bytes=`, `/slow?ms=`, `/status/<code>`, `/cut` and `/cut?chunked`, `/trickle?count=&ms=`,
-/// `/trailers`, `/headers?bytes=`, `/close` (no answer at all), `/other-ws` (a WebSocket that echoes).
+/// `/trailers`, `/headers?bytes=`, `/close` (no answer at all), `/other-ws` (a WebSocket that echoes),
+/// and with a switchboard `/demo/streamers` and POST `/demo/streamers/<n>/stop` or `start`.
 #[derive(Debug)]
 pub struct Monolith {
     port: Port,
@@ -323,7 +329,7 @@ impl Shared {
                     });
                 }
                 if let Some(rest) = path.strip_prefix("/demo/streamers/") {
-                    return Ok(self.switch(request.method(), rest));
+                    return Ok(self.switch(request.method(), rest).await);
                 }
                 page::find(&path)
                     .filter(|_| is_get)
@@ -332,7 +338,7 @@ impl Shared {
         })
     }
 
-    fn switch(&self, method: &Method, rest: &str) -> Response<Body> {
+    async fn switch(&self, method: &Method, rest: &str) -> Response<Body> {
         let wish = rest.split_once('/').and_then(|(number, verb)| {
             let on = match verb {
                 "start" => true,
@@ -347,7 +353,7 @@ impl Shared {
         if method != Method::POST {
             return text(StatusCode::METHOD_NOT_ALLOWED, "POST\n");
         }
-        if !switchboard.switch(number, on) {
+        if !switchboard.switch(number, on).await {
             return not_found();
         }
         json_body(&switchboard.streamers())

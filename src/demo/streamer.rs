@@ -226,8 +226,11 @@ impl Streamer {
     }
 
     /// Whether the port is open.
-    pub async fn is_listening(&self) -> bool {
-        self.running.lock().await.is_some()
+    pub fn is_listening(&self) -> bool {
+        // Somebody who changes it right now holds the lock: then it is about to be what it was not.
+        self.running
+            .try_lock()
+            .is_ok_and(|running| running.is_some())
     }
 
     /// Changes the behaviour; open sockets follow. When this returns, connections are refused or
