@@ -1,1 +1,4 @@
 //! The data path: requests, upgrades, relays.
+
+pub mod route;
+pub mod target;
