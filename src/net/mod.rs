@@ -3,6 +3,8 @@
 pub mod gate;
 pub mod listen;
 pub mod probe;
+pub mod monolith;
 pub mod proxy_protocol;
 pub mod stream;
 pub mod tls;
+mod vigil;

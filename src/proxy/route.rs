@@ -158,18 +158,8 @@ mod tests {
         };
         RouteTable {
             routes: vec![
-                route(
-                    HostPattern::Exact("wiki.example".into()),
-                    "/",
-                    1,
-                    None,
-                ),
-                route(
-                    HostPattern::Suffix("chat.example".into()),
-                    "/",
-                    2,
-                    Some(1),
-                ),
+                route(HostPattern::Exact("wiki.example".into()), "/", 1, None),
+                route(HostPattern::Suffix("chat.example".into()), "/", 2, Some(1)),
                 route(HostPattern::Any, "/team/a", 3, Some(2)),
                 route(HostPattern::Any, "/team", 4, None),
                 route(HostPattern::Any, "/", 0, Some(0)),

@@ -409,17 +409,7 @@ mod tests {
         assert_eq!(read("/", &[]), Err(TargetError::NoHost));
         assert_eq!(read("/", &["a", "a"]), Err(TargetError::SeveralHosts));
         for bad in [
-            "",
-            "a b",
-            "a/b",
-            "a@b",
-            "a,b",
-            "a:b",
-            "a:99999",
-            "[::1",
-            "[zz]",
-            ".",
-            "a?b",
+            "", "a b", "a/b", "a@b", "a,b", "a:b", "a:99999", "[::1", "[zz]", ".", "a?b",
         ] {
             assert_eq!(read("/", &[bad]), Err(TargetError::BadHost), "{bad}");
         }
@@ -443,10 +433,7 @@ mod tests {
             read("http://chat.example:81/", &["chat.example"]),
             Err(TargetError::OtherHost)
         );
-        assert_eq!(
-            read("http://chat.example/", &[]),
-            Err(TargetError::NoHost)
-        );
+        assert_eq!(read("http://chat.example/", &[]), Err(TargetError::NoHost));
         assert_eq!(
             read("ftp://chat.example/", &["chat.example"]),
             Err(TargetError::ForwardProxy)
@@ -478,7 +465,8 @@ mod tests {
         assert_eq!(target.forward, "/b?x=..%2f&y=%zz");
     }
 
-    const PIECES: &str = "(/|//|\\.|\\.\\.|%2e|%2E%2e|%2f|%5C|\\\\|a|websocket|sockjs|%77|%25|%00|;){0,9}";
+    const PIECES: &str =
+        "(/|//|\\.|\\.\\.|%2e|%2E%2e|%2f|%5C|\\\\|a|websocket|sockjs|%77|%25|%00|;){0,9}";
 
     proptest! {
         #[test]
