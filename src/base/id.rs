@@ -16,6 +16,10 @@ impl fmt::Display for SessionId {
     }
 }
 
+/// One request, as logs, error pages and the origin name it (`X-Request-Id`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(Arc<str>);
+
 /// Counts configuration snapshots; the first one is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u64);
@@ -73,6 +77,7 @@ macro_rules! name {
 
 name!(PoolName);
 name!(StreamerId);
+name!(RequestId);
 
 /// Where the request came from: the far end of the last hop that is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

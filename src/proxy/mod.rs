@@ -1,4 +1,262 @@
 //! The data path: requests, upgrades, relays.
+//!
+//! [`Gateway`] is where a request enters; its `call` names the phases in their order.
 
+pub mod body;
+pub mod client;
+pub mod connection;
+pub mod download;
+mod http;
+mod pace;
+mod record;
+pub mod refusal;
 pub mod route;
+pub mod shared;
+pub mod snapshot;
 pub mod target;
+mod tunnel;
+mod upload;
+
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::SystemTime};
+
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use hyper::{body::Incoming, service::Service};
+
+use self::{
+    body::{Body, Recorded},
+    client::{Client, Connection},
+    connection::Activity,
+    record::Record,
+    refusal::Refusal,
+    route::{Destination, RouteKind},
+    shared::{Phase, Shared},
+    snapshot::Snapshot,
+    target::{Target, TargetError},
+};
+use crate::sockjs::{self, Visit};
+
+/// Serves the requests of one connection.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+    connection: Arc<Connection>,
+    activity: Arc<Activity>,
+}
+
+impl Gateway {
+    fn new(shared: Arc<Shared>, connection: Arc<Connection>, activity: Arc<Activity>) -> Self {
+        Self {
+            shared,
+            connection,
+            activity,
+        }
+    }
+
+    /// A request from its head to the head of its answer. What follows, the body, is written down
+    /// by the [`Record`] that travels with it.
+    async fn serve(self, request: Request<Incoming>) -> Response<Recorded> {
+        let snapshot = self.load();
+        let (parts, body) = request.into_parts();
+        let mut record = self.admit(&parts, &snapshot);
+        let client = self.identify(&parts, &snapshot, &mut record);
+        let accept = Accept::of(&parts);
+        let answered = self
+            .respond(parts, body, &client, &snapshot, &mut record)
+            .await;
+        let response = match answered {
+            Ok(response) => response,
+            Err(refusal) => refuse(refusal, &accept, &client, &mut record),
+        };
+        finish(response, record)
+    }
+
+    /// The phases that may end in a refusal.
+    async fn respond(
+        &self,
+        mut parts: Parts,
+        body: Incoming,
+        client: &Client,
+        snapshot: &Arc<Snapshot>,
+        record: &mut Record,
+    ) -> Result<Response<Body>, Refusal> {
+        if let Some(redirect) = self.redirect(&parts)? {
+            return Ok(redirect);
+        }
+        if is_server_wide_options(&parts) {
+            return Ok(options());
+        }
+        let target = route(&parts, snapshot)?;
+        let host = target.host.as_ref().map(|host| host.name.as_str());
+        let destination = snapshot.routes.find(host, &target.path);
+        record.routed(host, destination.kind());
+        if let Err(refusal) = self.limit(&parts, &body, snapshot) {
+            http::discard(body);
+            return Err(refusal);
+        }
+        match destination {
+            Destination::Monolith { monolith } => {
+                let monolith = &snapshot.monoliths[monolith];
+                let upgrade = tunnel::is_wanted(&parts, &body);
+                http::rewrite(&mut parts, client, &target, upgrade);
+                if upgrade {
+                    record.routed(host, RouteKind::Tunnel);
+                    let request = Request::from_parts(parts, body);
+                    return tunnel::open(&self.shared, snapshot, monolith, client, request, record)
+                        .await;
+                }
+                http::forward(snapshot, monolith, parts, body, record).await
+            }
+            Destination::WebSocket { pool, .. } => {
+                let _ = (pool, body);
+                Ok(sockjs::info::no_upgrade().map(Body::Full))
+            }
+            Destination::SockJs { pool, path, .. } => {
+                let visit = Visit {
+                    now: SystemTime::now(),
+                    entropy: rand::random(),
+                    full: (!snapshot.pools[pool].accepting()).then_some(POOL_RETRY),
+                };
+                let answer = snapshot
+                    .pages
+                    .answer(path, &parts.method, &parts.headers, &visit);
+                Ok(answer.map(Body::Full))
+            }
+        }
+    }
+
+    /// The request is counted from here on.
+    fn admit(&self, parts: &Parts, snapshot: &Snapshot) -> Record {
+        Record::new(
+            &snapshot.meters,
+            parts,
+            self.connection.peer.0,
+            self.activity.enter(),
+            snapshot.config.log.access,
+        )
+    }
+
+    /// One configuration for the whole request.
+    fn load(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load_full()
+    }
+
+    fn identify(&self, parts: &Parts, snapshot: &Snapshot, record: &mut Record) -> Client {
+        let client = Client::identify(&self.connection, &parts.headers, &snapshot.config);
+        record.identified(client.clone());
+        client
+    }
+
+    /// A listener that only sends clients to https.
+    fn redirect(&self, parts: &Parts) -> Result<Option<Response<Body>>, Refusal> {
+        let Some(port) = self.connection.listener.redirect_https else {
+            return Ok(None);
+        };
+        let target = Target::read(
+            &parts.method,
+            &parts.uri,
+            parts.version,
+            &parts.headers,
+            |_, _| (),
+        )?;
+        let host = target.host.ok_or(TargetError::NoHost)?;
+        let location = if port == 443 {
+            format!("https://{}{}", host.name, target.forward)
+        } else {
+            format!("https://{}:{port}{}", host.name, target.forward)
+        };
+        let mut response = Response::new(Body::Empty);
+        // 308 keeps the method and the body.
+        *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+        let location = HeaderValue::from_str(&location).map_err(|_| TargetError::BadHost)?;
+        response.headers_mut().insert(header::LOCATION, location);
+        Ok(Some(response))
+    }
+
+    /// What is too much or cannot be understood, before anything is forwarded.
+    fn limit(&self, parts: &Parts, body: &Incoming, snapshot: &Snapshot) -> Result<(), Refusal> {
+        if *self.shared.phase.borrow() == Phase::Closing {
+            return Err(Refusal::ShuttingDown);
+        }
+        http::check(parts, body, &snapshot.config.http)
+    }
+}
+
+impl Service<Request<Incoming>> for Gateway {
+    type Response = Response<Recorded>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let gateway = self.clone();
+        Box::pin(async move { Ok(gateway.serve(request).await) })
+    }
+}
+
+/// What a refusal's form depends on, kept while the request is taken apart.
+struct Accept {
+    headers: ::http::HeaderMap,
+    version: Version,
+}
+
+impl Accept {
+    fn of(parts: &Parts) -> Self {
+        let mut headers = ::http::HeaderMap::new();
+        for value in parts.headers.get_all(header::ACCEPT) {
+            headers.append(header::ACCEPT, value.clone());
+        }
+        Self {
+            headers,
+            version: parts.version,
+        }
+    }
+}
+
+fn route(parts: &Parts, snapshot: &Snapshot) -> Result<Target, Refusal> {
+    let target = Target::read(
+        &parts.method,
+        &parts.uri,
+        parts.version,
+        &parts.headers,
+        |host, path| snapshot.routes.place(host, path),
+    )?;
+    Ok(target)
+}
+
+fn refuse(
+    refusal: Refusal,
+    accept: &Accept,
+    client: &Client,
+    record: &mut Record,
+) -> Response<Body> {
+    record.refused(refusal);
+    let mut response = refusal.answer(&accept.headers, client.request_id.as_str());
+    if refusal.closes() && accept.version <= Version::HTTP_11 {
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn finish(response: Response<Body>, mut record: Record) -> Response<Recorded> {
+    record.answered(response.status());
+    response.map(|body| Recorded::new(body, record))
+}
+
+/// `OPTIONS *` asks about the gateway itself (RFC 9110 section 9.3.7).
+fn is_server_wide_options(parts: &Parts) -> bool {
+    parts.method == Method::OPTIONS && parts.uri.path() == "*"
+}
+
+fn options() -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(
+        header::ALLOW,
+        HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+    );
+    response
+}
+
+/// What a client is told to wait when the pool has no room.
+const POOL_RETRY: std::time::Duration = std::time::Duration::from_secs(10);

@@ -1,0 +1,227 @@
+//! A request's body on its way from the client to the monolith.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::{sync::Notify, time::timeout};
+
+use super::{
+    body::BodyError,
+    pace::{Late, Pace, Rules},
+};
+
+/// Streams a client's body, bounded in size, pace and time.
+#[derive(Debug)]
+pub(super) struct Upload {
+    /// `None` after an error.
+    body: Option<Incoming>,
+    /// Bytes that may still come.
+    room: u64,
+    pace: Pace,
+    progress: Arc<Progress>,
+}
+
+/// How far the upload is, for the task that waits for the response.
+#[derive(Debug)]
+pub(super) struct Progress {
+    start: Instant,
+    bytes: AtomicU64,
+    stage: AtomicU8,
+    /// Milliseconds from `start` to the last change.
+    moved: AtomicU64,
+    changed: Notify,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The monolith has not asked for the next piece.
+    Offered = 0,
+    /// The client has not sent the next piece.
+    Awaited = 1,
+    /// Everything was handed to the monolith's connection.
+    Ended = 2,
+    ClientCut = 3,
+    ClientSlow = 4,
+    TooLarge = 5,
+    Deadline = 6,
+}
+
+impl Upload {
+    pub(super) fn new(body: Incoming, limit: u64, rules: Rules, progress: Arc<Progress>) -> Self {
+        Self {
+            body: Some(body),
+            room: limit,
+            pace: Pace::new(rules),
+            progress,
+        }
+    }
+
+    fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let stage = match error {
+            BodyError::ClientSlow => Stage::ClientSlow,
+            BodyError::TooLarge => Stage::TooLarge,
+            BodyError::Deadline => Stage::Deadline,
+            _ => Stage::ClientCut,
+        };
+        self.progress.enter(stage);
+        if let Some(body) = self.body.take()
+            && stage == Stage::TooLarge
+        {
+            linger(body);
+        }
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                let Some(room) = self.room.checked_sub(length as u64) else {
+                    return self.fail(BodyError::TooLarge);
+                };
+                self.room = room;
+                self.progress.came(length);
+                if let Err(late) = self.pace.came(length, Instant::now()) {
+                    return self.fail(late.into());
+                }
+                if self.is_end_stream() {
+                    self.progress.enter(Stage::Ended);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                self.progress.enter(Stage::Ended);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(_))) => self.fail(BodyError::ClientCut),
+            Poll::Pending => {
+                self.progress.wait();
+                match self.pace.poll_late(cx) {
+                    Poll::Ready(late) => self.fail(late.into()),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_some_and(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body
+            .as_ref()
+            .map_or_else(SizeHint::new, Body::size_hint)
+    }
+}
+
+impl Progress {
+    pub(super) fn new(start: Instant, stage: Stage) -> Arc<Self> {
+        Arc::new(Self {
+            start,
+            bytes: AtomicU64::new(0),
+            stage: AtomicU8::new(stage as u8),
+            moved: AtomicU64::new(0),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Body bytes received from the client.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            0 => Stage::Offered,
+            1 => Stage::Awaited,
+            2 => Stage::Ended,
+            3 => Stage::ClientCut,
+            4 => Stage::ClientSlow,
+            5 => Stage::TooLarge,
+            _ => Stage::Deadline,
+        }
+    }
+
+    /// When it last moved.
+    pub(super) fn moved(&self) -> Instant {
+        self.start + Duration::from_millis(self.moved.load(Ordering::Relaxed))
+    }
+
+    /// Waits until the upload ended, well or not. May return early.
+    pub(super) async fn ended(&self) {
+        self.changed.notified().await;
+    }
+
+    fn came(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.touch();
+        self.stage.store(Stage::Offered as u8, Ordering::Release);
+    }
+
+    fn wait(&self) {
+        self.stage.store(Stage::Awaited as u8, Ordering::Release);
+    }
+
+    fn enter(&self, stage: Stage) {
+        self.touch();
+        self.stage.store(stage as u8, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    fn touch(&self) {
+        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(millis, Ordering::Relaxed);
+    }
+}
+
+impl From<Late> for BodyError {
+    fn from(late: Late) -> Self {
+        match late {
+            Late::Idle | Late::Slow => Self::ClientSlow,
+            Late::Deadline => Self::Deadline,
+        }
+    }
+}
+
+/// Reads on and forgets what comes, for a moment.
+///
+/// A client that is told no while it still sends would have its connection reset by the kernel, and
+/// with it lose the answer that says why.
+pub(super) fn linger(mut body: Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::spawn(timeout(LINGER, async move {
+        let mut left = LINGER_BYTES;
+        while let Some(Ok(frame)) = http_body_util::BodyExt::frame(&mut body).await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    }));
+}
+
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
