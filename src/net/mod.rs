@@ -2,8 +2,8 @@
 
 pub mod gate;
 pub mod listen;
-pub mod probe;
 pub mod monolith;
+pub mod probe;
 pub mod proxy_protocol;
 pub mod stream;
 pub mod tls;
