@@ -97,7 +97,7 @@ impl<'a> Builder<'a> {
     }
 
     fn trusted_proxies(&mut self) -> Ranges {
-        let ranges = &self.file.trusted_proxies.value.0;
+        let ranges = &self.file.trusted_proxies.value.0.all;
         for range in ranges {
             if range.value.prefix_len() == 0 {
                 self.faults.push(
@@ -176,6 +176,7 @@ impl<'a> Builder<'a> {
                 .origins
                 .value
                 .0
+                .all
                 .iter()
                 .map(|origin| origin.value.0.clone())
                 .collect(),
@@ -405,10 +406,12 @@ impl NamedFile {
             }
             Err(error) => reason(&error),
         };
-        Some(
-            Diagnostic::error(&self.place, format!("`{}` cannot be used", self.key))
-                .label(format!("{}: {reason}", self.path.display())),
-        )
+        Some(self.unusable(&reason))
+    }
+
+    pub(super) fn unusable(&self, reason: &str) -> Diagnostic {
+        Diagnostic::error(&self.place, format!("`{}` cannot be used", self.key))
+            .label(format!("{}: {reason}", self.path.display()))
     }
 }
 

@@ -90,7 +90,7 @@ tables! {
         /// IP address and port.
         address: Required<ListenAddr> | "0.0.0.0:8443",
 
-        /// Offer HTTP/2. Needs tls: it is agreed on in the handshake.
+        /// Offer HTTP/2. Clients agree on it in the TLS handshake, so false without `tls`.
         http2: Option<Setting<bool>> | true,
 
         /// Accept WebSockets over HTTP/2 as well (RFC 8441). Costs 46 KB per idle socket instead
@@ -107,7 +107,7 @@ tables! {
         /// Certificates, chosen by the name that the client asks for; the first one serves all
         /// others. Either the pair cert and key, or secret_dir with tls.crt and tls.key in it, as
         /// Kubernetes mounts a TLS secret. Relative paths begin at the directory of this file.
-        tls: Vec<CertificateFile>,
+        tls: Vec<CertificateFile> | [{ cert = "certs/tls.crt", key = "certs/tls.key" }],
     }
 
     /// An element of `tls`.
@@ -208,8 +208,8 @@ tables! {
         /// As in [pool].
         attach_timeout: Option<Setting<Duration>> | "5s",
 
-        /// As [discovery].
-        discovery: DiscoveryFile,
+        /// As [discovery.dns].
+        discovery: DiscoveryFile | { dns = { name = "eu-ddp-streamer-headless", port = 3000 } },
     }
 
     /// `[health]`
@@ -374,6 +374,29 @@ tables! {
 
         /// One line per request, two per socket.
         access: Setting<bool> = true,
+    }
+}
+
+/// Where clients connect when nothing is said, as TOML.
+const LISTEN: &str = "\"0.0.0.0:8080\"";
+
+impl FileConfig {
+    /// Writes down the defaults that depend on other keys.
+    pub(super) fn fill_in(&mut self) {
+        if self.listen.is_none() && self.listener.is_empty() {
+            self.listen = Some(Setting::implied(LISTEN, "listen"));
+        }
+        for listener in &mut self.listener {
+            // HTTP/2 is agreed on in the TLS handshake, so it comes with TLS.
+            let tls = if listener.tls.is_empty() {
+                "false"
+            } else {
+                "true"
+            };
+            listener
+                .http2
+                .get_or_insert_with(|| Setting::implied(tls, "listener.http2"));
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod routing;
 mod schema;
 mod source;
 mod table;
+mod template;
 mod units;
 mod value;
 
@@ -31,10 +32,11 @@ use self::{
 };
 pub use self::{
     diagnostic::{Diagnostic, Origin, Place, Severity},
-    model::Config,
+    model::{Certificate, Config},
     routing::DEFAULT_POOL,
     schema::schema,
     source::{Environment, PREFIX},
+    template::template,
 };
 
 /// A configuration that can be used, and what else is known about it.
@@ -48,6 +50,9 @@ pub struct Loaded {
     named: Vec<NamedFile>,
     written: FileConfig,
 }
+
+/// The commented default, as it lies at the top of the repository.
+pub const DEFAULT_FILE: &str = include_str!("../../proxy.toml");
 
 /// Reads a file. Relative paths in it begin at its directory.
 ///
@@ -93,7 +98,8 @@ fn read(
     } = Document::parse(name, text, environment);
     let incomplete = !faults.is_empty();
     faults.extend(environment.overlay(&mut root, &FileConfig::keys()));
-    let written: FileConfig = Reader::root(&root, &mut faults);
+    let mut written: FileConfig = Reader::root(&root, &mut faults);
+    written.fill_in();
     let mut builder = Builder::new(&written, base);
     let config = builder.config();
     let Builder {
@@ -126,6 +132,18 @@ impl Loaded {
         let mut writer = Writer::default();
         self.written.write(&mut writer);
         writer.finish()
+    }
+
+    /// A fault of a certificate that only TLS can find, at the place where the file names it.
+    pub fn certificate_fault(&self, certificate: &Certificate, reason: &str) -> Diagnostic {
+        let named = self.named.iter().find(|file| file.path == certificate.cert);
+        match named {
+            Some(file) => file.unusable(reason),
+            None => Diagnostic::placeless(format!(
+                "{} cannot be used: {reason}",
+                certificate.cert.display()
+            )),
+        }
     }
 
     /// Looks at the certificates and keys as they are on disk at this moment. Whether a key belongs

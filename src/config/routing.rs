@@ -20,9 +20,6 @@ use super::{
 };
 use crate::base::id::{ListenAddr, PoolName, StreamerAddr};
 
-/// Where clients connect when nothing is said.
-const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 8080);
-
 /// Name of the pool that is made of the top-level keys.
 pub const DEFAULT_POOL: &str = "default";
 
@@ -43,7 +40,7 @@ impl Builder<'_> {
         let mut addresses: Vec<Setting<ListenAddr>> = Vec::new();
         let mut listeners = Vec::new();
         if let Some(listen) = &file.listen {
-            for address in &listen.value.0 {
+            for address in &listen.value.0.all {
                 self.not_taken(address, &addresses);
                 addresses.push(address.clone());
                 listeners.push(plain(address.value));
@@ -52,7 +49,7 @@ impl Builder<'_> {
                 self.faults.push(
                     Diagnostic::error(&listen.place, "`listen` is empty")
                         .label("no client could connect")
-                        .help(format!("without this key it is \"{LISTEN}\"")),
+                        .help("without this key it is \"0.0.0.0:8080\""),
                 );
             }
         }
@@ -63,9 +60,6 @@ impl Builder<'_> {
                 addresses.push(address.clone());
             }
             listeners.extend(built);
-        }
-        if listeners.is_empty() {
-            listeners.push(plain(ListenAddr(LISTEN)));
         }
         listeners
     }
@@ -87,7 +81,7 @@ impl Builder<'_> {
                     .help("clients agree on HTTP/2 in the TLS handshake only"),
             );
         }
-        let http2 = !plain_text && file.http2.as_ref().is_none_or(|http2| http2.value);
+        let http2 = !plain_text && file.http2.as_ref().is_some_and(|http2| http2.value);
         let over_http2 = &file.http2_websocket;
         if over_http2.value && !http2 {
             let fault = Diagnostic::error(
@@ -211,7 +205,7 @@ impl Builder<'_> {
                 Some(streamers) if streamers.value.0.is_empty() => Some(
                     Diagnostic::error(&streamers.place, "there are no streamers").label("empty"),
                 ),
-                // Faulty ones, which have been reported.
+                // Those that could not be read have been reported.
                 Some(_) => None,
                 None if file.discovery.dns.is_some() => None,
                 None => Some(Diagnostic::placeless("`streamers` is missing")),
@@ -313,7 +307,7 @@ impl Builder<'_> {
         let Some(setting) = setting else {
             return (addresses, names);
         };
-        let endpoints = &setting.value.0;
+        let endpoints = &setting.value.0.all;
         for (at, endpoint) in endpoints.iter().enumerate() {
             let twin = endpoints[..at]
                 .iter()
@@ -387,7 +381,7 @@ impl Builder<'_> {
         Some(Dns {
             name: dns.name.0.as_ref()?.value.0.clone(),
             kind: dns.kind.value.with_port(port.unwrap_or_default()),
-            resolvers: dns.resolvers.value.0.iter().map(|r| r.value).collect(),
+            resolvers: dns.resolvers.value.0.all.iter().map(|r| r.value).collect(),
             ttl_min: dns.ttl_min.value,
             ttl_max: dns.ttl_max.value,
         })
@@ -496,8 +490,8 @@ impl Builder<'_> {
     }
 
     fn monolith(&mut self, setting: &Setting<OneOrMany<Server>>) -> Monolith {
-        let servers = &setting.value.0;
-        if servers.is_empty() {
+        let servers = &setting.value.0.all;
+        if setting.value.0.is_empty() {
             self.faults.push(
                 Diagnostic::error(&setting.place, format!("`{}` is empty", setting.path))
                     .label("nobody would answer")

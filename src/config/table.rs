@@ -157,22 +157,27 @@ fn join(path: &str, name: &str) -> String {
 
 fn unknown_key(name: &str, entry: &Entry, path: &str, keys: &[Key]) -> Diagnostic {
     let fault = Diagnostic::error(&entry.key, format!("unknown key `{}`", join(path, name)));
-    if let Some(meant) = nearest(name, keys.iter().map(|key| key.name)) {
+    let meant = nearest(name, keys.iter().map(|key| key.name));
+    // A slip of the fingers is more likely than the wrong table, and that more than a word that is
+    // only alike.
+    let slip = meant.filter(|meant| strsim::damerau_levenshtein(name, meant) <= 2);
+    let homes = super::file::homes(name);
+    if let Some(meant) = slip {
         return fault
             .label("no such key")
             .help(format!("did you mean `{meant}`?"));
     }
-    let elsewhere = super::file::homes(name);
-    let fault = match path {
-        "" => fault.label("no such key at the top level"),
-        path => fault.label(format!("no such key in `{path}`")),
-    };
-    match elsewhere.as_slice() {
-        [] => {
+    let fault = fault.label(match path {
+        "" => "no such key at the top level".to_owned(),
+        path => format!("no such key in `{path}`"),
+    });
+    match (homes.as_slice(), meant) {
+        ([], Some(meant)) => fault.help(format!("did you mean `{meant}`?")),
+        ([], None) => {
             let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
             fault.help(format!("the keys here are {}", names.join(", ")))
         }
-        homes => fault.help(format!("there is such a key in {}", homes.join(", "))),
+        (homes, _) => fault.help(format!("`{name}` is a key of {}", homes.join(", "))),
     }
 }
 
@@ -211,14 +216,20 @@ impl<T: Value> Setting<T> {
 
     fn default(slot: &Slot<'_>) -> Self {
         let text = slot.key.default.expect("declared without `Option`");
+        Self::implied(text, &slot.path)
+    }
+
+    /// A value that nobody wrote; `text` is TOML.
+    pub(super) fn implied(text: &str, path: &str) -> Self {
+        let path = Arc::from(path);
         let source = Source::default();
         let node = Node::fragment(text, &source, 0, &Environment::empty());
         let node = node.expect("a test reads all defaults");
-        let value = T::read(&node, &slot.path, &mut Vec::new()).expect("a test reads all defaults");
+        let value = T::read(&node, &path, &mut Vec::new()).expect("a test reads all defaults");
         Self {
             value,
             place: Place::new(&source, 0..0),
-            path: Arc::clone(&slot.path),
+            path,
         }
     }
 }
@@ -454,8 +465,14 @@ impl Writer {
     fn section(&mut self, name: &str, open: &str, close: &str, write: impl FnOnce(&mut Self)) {
         self.path.push(name.to_owned());
         let header = format!("\n{open}{}{close}\n", self.path.join("."));
+        let before = self.out.len();
         self.out.push_str(&header);
+        let empty = self.out.len();
         write(self);
+        // A table without keys says nothing; an element of an array counts even so.
+        if self.out.len() == empty && open == "[" {
+            self.out.truncate(before);
+        }
         self.path.pop();
     }
 }

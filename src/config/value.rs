@@ -195,10 +195,21 @@ impl Word for BytesPerSecond {
     const UNIT: Option<&str> = Some("B/s");
 
     fn parse(text: &str) -> Result<Self, Reason> {
-        let unit = if text.contains('/') { "" } else { "/s" };
-        units::byte_rate(text)
-            .map(Self)
-            .map_err(|error| unit_reason(error, text, unit))
+        units::byte_rate(text).map(Self).map_err(|error| {
+            let (number, time) = match text.trim().split_once('/') {
+                Some((number, time)) => (number.trim(), time.trim()),
+                None => (text.trim(), "s"),
+            };
+            let bare = number.bytes().all(|byte| byte.is_ascii_digit());
+            let unit = if bare { "B" } else { "" };
+            let reason = Reason::new(error.to_string());
+            match error {
+                UnitError::NoUnit => reason.help(format!(
+                    "write \"{number}{unit}/{time}\" if that is what is meant"
+                )),
+                _ => reason,
+            }
+        })
     }
 
     fn print(&self) -> String {
@@ -916,30 +927,42 @@ impl Value for Share {
 
 /// An array; each element keeps its place.
 #[derive(Clone, Debug)]
-pub(super) struct Many<T>(pub(super) Vec<Setting<T>>);
+pub(super) struct Many<T>(pub(super) Elements<T>);
 
 /// A value that stands alone, or an array of such.
 #[derive(Clone, Debug)]
-pub(super) struct OneOrMany<T>(pub(super) Vec<Setting<T>>);
+pub(super) struct OneOrMany<T>(pub(super) Elements<T>);
 
-fn elements<T: Value>(
-    nodes: &[Node],
-    path: &Arc<str>,
-    faults: &mut Vec<Diagnostic>,
-) -> Vec<Setting<T>> {
-    let read = |node: &Node| {
-        let value = T::read(node, path, faults)?;
-        Some(Setting {
-            value,
-            place: node.place.clone(),
-            path: Arc::clone(path),
-        })
-    };
-    nodes
-        .iter()
-        .filter(|node| !matches!(node.data, Data::Unknown))
-        .filter_map(read)
-        .collect()
+#[derive(Clone, Debug)]
+pub(super) struct Elements<T> {
+    pub(super) all: Vec<Setting<T>>,
+    /// Some could not be read, so that nothing can be said about their number.
+    faulty: bool,
+}
+
+impl<T: Value> Elements<T> {
+    fn read(nodes: &[Node], path: &Arc<str>, faults: &mut Vec<Diagnostic>) -> Self {
+        let read = |node: &Node| {
+            if matches!(node.data, Data::Unknown) {
+                return None;
+            }
+            let value = T::read(node, path, faults)?;
+            Some(Setting {
+                value,
+                place: node.place.clone(),
+                path: Arc::clone(path),
+            })
+        };
+        let all: Vec<Setting<T>> = nodes.iter().filter_map(read).collect();
+        Self {
+            faulty: all.len() < nodes.len(),
+            all,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty() && !self.faulty
+    }
 }
 
 fn print_elements<T: Value>(elements: &[Setting<T>]) -> String {
@@ -955,7 +978,7 @@ impl<T: Value> Value for Many<T> {
 
     fn read(node: &Node, path: &Arc<str>, faults: &mut Vec<Diagnostic>) -> Option<Self> {
         if let Data::List(nodes) = &node.data {
-            return Some(Self(elements(nodes, path, faults)));
+            return Some(Self(Elements::read(nodes, path, faults)));
         }
         let mut fault = Diagnostic::error(&node.place, format!("`{path}` must be an array"))
             .label(format!("this is {}", node.noun()));
@@ -971,7 +994,7 @@ impl<T: Value> Value for Many<T> {
     }
 
     fn print(&self) -> String {
-        print_elements(&self.0)
+        print_elements(&self.0.all)
     }
 }
 
@@ -980,10 +1003,10 @@ impl<T: Value> Value for OneOrMany<T> {
 
     fn read(node: &Node, path: &Arc<str>, faults: &mut Vec<Diagnostic>) -> Option<Self> {
         match &node.data {
-            Data::List(nodes) => Some(Self(elements(nodes, path, faults))),
+            Data::List(nodes) => Some(Self(Elements::read(nodes, path, faults))),
             _ => {
-                let one = elements(std::slice::from_ref(node), path, faults);
-                (!one.is_empty()).then_some(Self(one))
+                let one = Elements::read(std::slice::from_ref(node), path, faults);
+                (!one.faulty).then_some(Self(one))
             }
         }
     }
@@ -993,7 +1016,7 @@ impl<T: Value> Value for OneOrMany<T> {
     }
 
     fn print(&self) -> String {
-        match self.0.as_slice() {
+        match self.0.all.as_slice() {
             [one] => one.value.print(),
             many => print_elements(many),
         }
