@@ -95,11 +95,27 @@ impl Switchboard for Streamers {
 fn greet(workspace: &Workspace) {
     for (room, name, text) in [
         ("GENERAL", "mira", "Good morning! Is the release out?"),
-        ("GENERAL", "jonas", "Since ten. I restarted two streamers in the meantime."),
-        ("GENERAL", "mira", "Really? My chat blinked once and went on."),
-        ("GENERAL", "jonas", "Try it yourself: take away the streamer that serves you."),
+        (
+            "GENERAL",
+            "jonas",
+            "Since ten. I restarted two streamers in the meantime.",
+        ),
+        (
+            "GENERAL",
+            "mira",
+            "Really? My chat blinked once and went on.",
+        ),
+        (
+            "GENERAL",
+            "jonas",
+            "Try it yourself: take away the streamer that serves you.",
+        ),
         ("random", "jonas", "Coffee at three?"),
-        ("gateway", "mira", "Each tab is one DDP session. Its streamer is marked on the right."),
+        (
+            "gateway",
+            "mira",
+            "Each tab is one DDP session. Its streamer is marked on the right.",
+        ),
     ] {
         if let Some(user) = User::of_token(&format!("demo-{name}")) {
             workspace.post(room, &user, text, None);
