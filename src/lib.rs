@@ -21,5 +21,4 @@ pub mod proxy;
 pub mod admin;
 pub mod control;
 // F6
-pub mod cli;
 pub mod demo;

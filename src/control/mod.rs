@@ -1,2 +1,13 @@
 //! Building, reloading and ending the process.
+
+pub mod app;
+mod banner;
+mod bounds;
+pub mod drain;
+pub mod listeners;
 pub mod pool_task;
+mod pools;
+pub mod reload;
+mod signals;
+mod upkeep;
+mod watch;

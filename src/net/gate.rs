@@ -12,7 +12,10 @@ use std::{
 use arc_swap::ArcSwap;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use metrics::{Counter, Gauge};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     config::model::{Ranges, Rate},
@@ -58,7 +61,7 @@ pub enum Turned {
     Full,
     #[error("this address opens connections too quickly")]
     TooFast,
-    #[error("too many TLS handshakes are in flight")]
+    #[error("too many TLS handshakes were in flight for too long")]
     Handshakes,
 }
 
@@ -132,16 +135,16 @@ impl Gate {
             })
     }
 
-    /// A place among the handshakes in flight. Does not wait: a queue of handshakes that nobody
-    /// waits for any more helps neither side.
-    pub fn handshake(&self) -> Result<Handshake, Turned> {
+    /// Waits for a place among the handshakes in flight, until `deadline`. When a whole office comes
+    /// back at once, each of them is served in turn.
+    pub async fn handshake(&self, deadline: Instant) -> Result<Handshake, Turned> {
         let slots = self.terms.load().handshakes.clone();
-        match slots.try_acquire_owned() {
-            Ok(slot) => Ok(Handshake {
+        match timeout_at(deadline, slots.acquire_owned()).await {
+            Ok(Ok(slot)) => Ok(Handshake {
                 _slot: slot,
                 _gauge: Counted::new(&self.handshakes),
             }),
-            Err(_) => {
+            _ => {
                 self.refused_handshakes.increment(1);
                 Err(Turned::Handshakes)
             }
@@ -206,9 +209,10 @@ pub struct Handshake {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::{net::IpAddr, time::Duration};
 
     use metrics::Gauge;
+    use tokio::time::Instant;
 
     use super::{Gate, GateTerms, Turned};
     use crate::config::model::{Ranges, Rate};
@@ -262,12 +266,16 @@ mod tests {
         }
     }
 
-    #[test]
-    fn bounds_handshakes() {
+    #[tokio::test]
+    async fn bounds_handshakes() {
         let gate = Gate::new(terms());
-        let one = gate.handshake().unwrap();
-        assert_eq!(gate.handshake().unwrap_err(), Turned::Handshakes);
-        drop(one);
-        assert!(gate.handshake().is_ok());
+        let one = gate.handshake(Instant::now()).await.unwrap();
+        assert_eq!(
+            gate.handshake(Instant::now()).await.unwrap_err(),
+            Turned::Handshakes
+        );
+        let later = Instant::now() + Duration::from_secs(10);
+        let (second, ()) = tokio::join!(gate.handshake(later), async { drop(one) });
+        assert!(second.is_ok(), "who waits gets the place that is freed");
     }
 }

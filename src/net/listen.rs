@@ -5,7 +5,7 @@ use std::{
     io,
     net::{Shutdown, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -302,13 +302,22 @@ impl Door {
         tls: Arc<ServerConfig>,
         terms: &Terms,
     ) -> Option<(Downstream, bool)> {
-        let slot = match self.gate.handshake() {
+        let deadline = Instant::now() + terms.handshake_timeout;
+        // A client that says nothing yet takes no place from those that do.
+        if timeout_at(deadline, stream.peek(&mut [0])).await.is_err() {
+            self.handshake_failed(peer, &HandshakeFailure::timeout(terms));
+            return None;
+        }
+        // Those in front may all take their full time.
+        let turn = Instant::now() + terms.handshake_timeout * 2;
+        let slot = match self.gate.handshake(turn).await {
             Ok(slot) => slot,
             Err(turned) => {
                 debug!(client = %peer, listener = %self.local, %turned, "connection refused");
                 return None;
             }
         };
+        // Waiting behind others is not the client's fault: its own time begins here.
         let started = Instant::now();
         let accept = TlsAcceptor::from(tls).accept(stream);
         let outcome = timeout(terms.handshake_timeout, accept).await;
@@ -320,11 +329,13 @@ impl Door {
                 return Some((Downstream::Tls(Box::new(stream)), http2));
             }
             Ok(Err(error)) => HandshakeFailure::of(&error),
-            Err(_) => HandshakeFailure {
-                label: "timeout",
-                text: format!("not finished within {:?}", terms.handshake_timeout),
-            },
+            Err(_) => HandshakeFailure::timeout(terms),
         };
+        self.handshake_failed(peer, &failure);
+        None
+    }
+
+    fn handshake_failed(&self, peer: SocketAddr, failure: &HandshakeFailure) {
         names::HANDSHAKE_FAILURES
             .counter(&[failure.label])
             .increment(1);
@@ -332,7 +343,6 @@ impl Door {
             client = %peer, listener = %self.local, reason = failure.label, error = failure.text,
             "TLS handshake failed"
         );
-        None
     }
 
     /// Closes a connection that may not come in; in plain text with a word of why.
@@ -391,6 +401,13 @@ struct HandshakeFailure {
 }
 
 impl HandshakeFailure {
+    fn timeout(terms: &Terms) -> Self {
+        Self {
+            label: "timeout",
+            text: format!("not finished within {:?}", terms.handshake_timeout),
+        }
+    }
+
     fn of(error: &io::Error) -> Self {
         let inner = error
             .get_ref()

@@ -41,6 +41,7 @@ metrics! {
     BUILD_INFO = Gauge Count "build_info" ["version", "revision"] "Always 1; the labels say what runs.";
     PANICS = Counter Count "panics_total" [] "Connections or tasks that ended by a panic. Anything above 0 is a defect: report it.";
     OPEN_DESCRIPTORS = Gauge Count "open_descriptors" [] "File descriptors in use.";
+    LOG_LINES_DROPPED = Counter Count "log_lines_dropped_total" [] "Log lines given up because the reader of the log is too slow.";
     MAX_DESCRIPTORS = Gauge Count "max_descriptors" [] "Limit of file descriptors (RLIMIT_NOFILE) known at start.";
 
     CONNECTIONS = Gauge Count "connections" ["listener"] "Client connections open now.";
@@ -66,7 +67,7 @@ metrics! {
     TUNNELS = Gauge Count "tunnels" [] "WebSockets passed through to the monolith, open now.";
     TUNNELS_OPENED = Counter Count "tunnels_opened_total" [] "WebSockets passed through to the monolith.";
 
-    SESSIONS = Gauge Count "sessions" ["phase"] "Client sockets held now: greeting (no connect yet), attaching (parked or being attached), live, closing.";
+    SESSIONS = Gauge Count "sessions" ["phase"] "Client sockets held now: parked, attaching, live, closing.";
     SESSIONS_OPENED = Counter Count "sessions_opened_total" ["framing"] "Client sockets accepted: raw, sockjs.";
     SESSIONS_CLOSED = Counter Count "sessions_closed_total" ["reason", "by"] "Client sockets ended, with the reason and the side that ended them.";
     SESSION_MESSAGES = Counter Count "session_messages_total" ["direction"] "WebSocket messages forwarded: up (from clients), down (to clients).";

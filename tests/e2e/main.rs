@@ -1,1 +1,7 @@
+//! The gateway between real clients and simulated servers, over real sockets.
 
+#[path = "../support/mod.rs"]
+mod support;
+
+mod admin;
+mod tls;

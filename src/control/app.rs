@@ -1,0 +1,548 @@
+//! The process as an object: built from a configuration, reloaded, drained.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use super::{
+    bounds,
+    drain::{self, Exit, Progress, Stage},
+    listeners::Listeners,
+    pools::Pools,
+    reload::{self, Applied, Outcome, ReloadError, Trigger, Wish},
+    signals, upkeep,
+};
+use crate::{
+    base::{id::ListenAddr, secret::Secret},
+    config::{Environment, model::Config},
+    net::{
+        gate::Gate,
+        listen::{self, Accepted, Bound},
+        tls,
+    },
+    proxy::{
+        connection,
+        shared::{Phase, Shared},
+        snapshot::Snapshot,
+    },
+    telemetry::{export, log::Log, process},
+};
+
+/// A running gateway. Stops accepting when dropped.
+#[derive(Debug)]
+pub struct App {
+    control: Control,
+}
+
+/// What a start needs besides the configuration.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Where a reload reads from.
+    pub origin: Origin,
+    /// What the configuration was made from.
+    pub reading: Reading,
+    /// Follows the configuration's filter, when given.
+    pub log: Option<Log>,
+    /// Serves the admin listener (`admin::serve`). Without it `admin` of the configuration has no
+    /// effect.
+    pub admin: Option<AdminServer>,
+}
+
+/// Serves admin requests on a socket until it is told to stop.
+pub type AdminServer =
+    fn(Control, Bound, CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Default)]
+pub enum Origin {
+    /// Given by the caller: there is nothing to read again.
+    #[default]
+    Given,
+    File {
+        path: PathBuf,
+        environment: Environment,
+    },
+}
+
+/// What is known of a configuration besides its values.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Files that it was read from or names; a change of one reloads.
+    pub files: Vec<PathBuf>,
+    /// All values with their origin, secrets masked.
+    pub effective: String,
+}
+
+/// Why the gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the system gives no randomness: {0}")]
+    Randomness(String),
+    #[error(transparent)]
+    Config(#[from] ReloadError),
+}
+
+/// How a gateway ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything was closed, or the deadline was over.
+    Drained,
+    /// By a second signal.
+    Cut,
+}
+
+/// Something that does not work as it should though clients are still welcome.
+#[derive(Clone, Debug, Serialize)]
+pub struct Degraded {
+    pub part: String,
+    pub detail: String,
+}
+
+/// A handle to a running gateway, for those who watch and steer it.
+#[derive(Clone, Debug)]
+pub struct Control(Arc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) shared: Arc<Shared>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) phase: watch::Sender<Phase>,
+    pub(super) exit: Exit,
+    pub(super) state: tokio::sync::Mutex<State>,
+    pub(super) origin: Origin,
+    pub(super) wishes: mpsc::Sender<Wish>,
+    /// Ends what serves the process rather than clients.
+    pub(super) stop: CancellationToken,
+    start_secret: Secret<Vec<u8>>,
+    log: Option<Log>,
+    admin_server: Option<AdminServer>,
+    addresses: ArcSwap<Addresses>,
+    outcome: Mutex<Option<Outcome>>,
+    /// Listeners, and connections from accept to end.
+    connections: TaskTracker,
+    started: Instant,
+}
+
+/// What a reload replaces, held by whoever replaces it.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) config: Arc<Config>,
+    pub(super) reading: Reading,
+    listeners: Listeners,
+    pools: Pools,
+    admin: Option<Admin>,
+}
+
+#[derive(Debug)]
+struct Admin {
+    /// As configured.
+    address: ListenAddr,
+    local: SocketAddr,
+    stop: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Addresses {
+    listeners: Vec<ListenAddr>,
+    admin: Option<SocketAddr>,
+}
+
+impl App {
+    /// Binds, starts everything and returns; clients are served from then on.
+    ///
+    /// # Errors
+    /// All of them at once when addresses cannot be bound or certificates cannot be used; nothing
+    /// is left running then.
+    pub async fn start(config: Config, options: Options) -> Result<Self, StartError> {
+        // First, so that all handles made below record something.
+        export::recorder();
+        process::record_build();
+        let tls = tls::Terms::new().map_err(|error| StartError::Randomness(error.to_string()))?;
+        let config = Arc::new(config);
+        let gate = Arc::new(Gate::new(bounds::gate_terms(&config)));
+        let connections = TaskTracker::new();
+        let listeners = Listeners::new(gate.clone(), tls, connections.clone());
+        let prepared = listeners.prepare(&config).map_err(ReloadError::Listeners)?;
+        let admin = match (config.admin, options.admin) {
+            (Some(address), Some(_)) => Some((address, bind_admin(address)?)),
+            _ => None,
+        };
+        // Nothing fails from here on.
+        let mut pools = Pools::default();
+        let start_secret = Secret::new(rand::random::<[u8; 32]>().to_vec());
+        let snapshot = Snapshot::first(config.clone(), pools.apply(&config.pools), &start_secret);
+        let (phase, phase_seen) = watch::channel(Phase::Running);
+        let (wishes, wished) = mpsc::channel(WISHES);
+        let inner = Arc::new(Inner {
+            shared: Shared::new(snapshot, phase_seen),
+            gate,
+            phase,
+            exit: Exit::new(),
+            state: tokio::sync::Mutex::new(State {
+                config,
+                reading: options.reading,
+                listeners,
+                pools,
+                admin: None,
+            }),
+            origin: options.origin,
+            wishes,
+            stop: CancellationToken::new(),
+            start_secret,
+            log: options.log,
+            admin_server: options.admin,
+            addresses: ArcSwap::default(),
+            outcome: Mutex::new(None),
+            connections,
+            started: Instant::now(),
+        });
+        let mut state = inner.state.lock().await;
+        state.listeners.apply(prepared, &inner.server());
+        state.admin = admin.map(|(address, bound)| inner.start_admin(address, bound));
+        inner.publish_addresses(&state);
+        drop(state);
+        let generation = inner.shared.snapshot.load().generation;
+        reload::record(&Ok(&Applied {
+            generation,
+            changed: true,
+            warnings: Vec::new(),
+        }));
+        tokio::spawn(reload::run(inner.clone(), wished));
+        tokio::spawn(upkeep::run(inner.clone()));
+        Ok(Self {
+            control: Control(inner),
+        })
+    }
+
+    /// Where clients can connect, in the order of the configuration; ports that were 0 are those
+    /// that the system chose.
+    pub fn addresses(&self) -> Vec<ListenAddr> {
+        self.control.0.addresses.load().listeners.clone()
+    }
+
+    /// Where the admin listener is.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.control.0.addresses.load().admin
+    }
+
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Replaces the configuration, or changes nothing.
+    pub async fn reload(&self, config: Config) -> Result<Applied, ReloadError> {
+        self.control.0.apply(config, Reading::default()).await
+    }
+
+    /// Starts to end; with a deadline other than the configured one, if given. Returns at once,
+    /// [`Self::wait`] tells when it is done.
+    pub async fn drain(&self, deadline: Option<Duration>) {
+        self.control.0.drain(deadline, "asked by the caller").await;
+    }
+
+    /// Returns when a drain is over.
+    pub async fn wait(&self) {
+        self.control.0.exit.stopped.cancelled().await;
+    }
+
+    /// Serves the signals of the process until the gateway has ended.
+    ///
+    /// # Errors
+    /// When the system takes no signal handler.
+    pub async fn serve_signals(&self) -> io::Result<Ended> {
+        signals::serve(self.control.0.clone()).await
+    }
+
+    /// What a person wants to know at the start, a line each: where it listens, who is behind it,
+    /// what is unprotected, what it may need.
+    pub async fn banner(&self) -> Vec<String> {
+        let inner = &self.control.0;
+        let config = inner.state.lock().await.config.clone();
+        super::banner::lines(
+            &config,
+            &self.addresses(),
+            self.admin(),
+            inner.gate.max_connections(),
+        )
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let inner = &self.control.0;
+        inner.stop.cancel();
+        if let Ok(mut state) = inner.state.try_lock() {
+            state.close();
+            state.pools = Pools::default();
+        }
+    }
+}
+
+impl Control {
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    /// Loads the configuration file again.
+    pub async fn reload(&self, trigger: Trigger) -> Result<Applied, Arc<ReloadError>> {
+        let (reply, answer) = oneshot::channel();
+        let wish = Wish {
+            trigger,
+            reply: Some(reply),
+        };
+        let stopping = || Arc::new(ReloadError::Stopping);
+        self.0.wishes.send(wish).await.map_err(|_| stopping())?;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Of the last reload, if there was one.
+    pub fn last_reload(&self) -> Option<Outcome> {
+        self.0.outcome().clone()
+    }
+
+    /// Starts to end, unless that is under way.
+    pub async fn drain(&self, deadline: Option<Duration>, why: &'static str) -> bool {
+        self.0.drain(deadline, why).await
+    }
+
+    pub fn progress(&self) -> Progress {
+        self.0.exit.progress(self.0.sessions(), self.0.gate.open())
+    }
+
+    /// Why the gateway is too young for clients.
+    pub fn starting(&self) -> Option<&'static str> {
+        if self.0.started.elapsed() > START_PATIENCE {
+            return None;
+        }
+        let snapshot = self.0.shared.snapshot.load();
+        let undecided = snapshot.pools.iter().any(|pool| {
+            let view = pool.view();
+            !view.any_eligible()
+                && (view.entries.is_empty()
+                    || view
+                        .entries
+                        .iter()
+                        .any(|entry| matches!(entry.health, crate::pool::Health::Unknown { .. })))
+        });
+        undecided.then_some("no streamer has answered its first probe yet")
+    }
+
+    /// What does not work as it should.
+    pub fn degraded(&self) -> Vec<Degraded> {
+        let snapshot = self.0.shared.snapshot.load();
+        let mut found = Vec::new();
+        for pool in &snapshot.pools {
+            if !pool.view().any_eligible() {
+                found.push(Degraded {
+                    part: format!("pool {}", pool.name()),
+                    detail: "no streamer is in rotation: clients wait, GET /streamers tells why"
+                        .to_owned(),
+                });
+            }
+        }
+        for monolith in &snapshot.monoliths {
+            for (server, up) in monolith.servers() {
+                if !up {
+                    found.push(Degraded {
+                        part: format!("monolith {server}"),
+                        detail: "out of rotation: it does not answer".to_owned(),
+                    });
+                }
+            }
+        }
+        if let Some(Outcome {
+            result: Err(error), ..
+        }) = self.last_reload()
+        {
+            found.push(Degraded {
+                part: "configuration".to_owned(),
+                detail: format!(
+                    "the last reload was refused with {} faults: see GET /reload",
+                    error.faults().len()
+                ),
+            });
+        }
+        found
+    }
+
+    /// All values in use with their origin, secrets masked; empty when no file is behind them.
+    pub async fn effective(&self) -> String {
+        self.0.state.lock().await.reading.effective.clone()
+    }
+
+    /// Brings gauges up to date that are only known by looking.
+    pub fn observe(&self) {
+        upkeep::observe(&self.0);
+    }
+}
+
+impl Inner {
+    /// Makes this the configuration in use, or changes nothing.
+    pub(super) async fn apply(
+        self: &Arc<Self>,
+        config: Config,
+        reading: Reading,
+    ) -> Result<Applied, ReloadError> {
+        let mut state = self.state.lock().await;
+        let result = self.replace(&mut state, config, reading);
+        reload::record(&result.as_ref());
+        result
+    }
+
+    fn replace(
+        self: &Arc<Self>,
+        state: &mut State,
+        config: Config,
+        reading: Reading,
+    ) -> Result<Applied, ReloadError> {
+        if self.exit.stage() != Stage::Running {
+            return Err(ReloadError::Stopping);
+        }
+        let config = Arc::new(config);
+        // Everything that can fail, before anything is changed.
+        let prepared = state
+            .listeners
+            .prepare(&config)
+            .map_err(ReloadError::Listeners)?;
+        let moved = config.admin != state.admin.as_ref().map(|admin| admin.address);
+        let admin = match (config.admin, self.admin_server) {
+            (Some(address), Some(_)) if moved => Some((address, bind_admin(address)?)),
+            _ => None,
+        };
+        if let Some(log) = &self.log {
+            log.set(&config.log.filter, config.log.access)
+                .map_err(|error| ReloadError::Value {
+                    key: "log.filter",
+                    reason: error.to_string(),
+                })?;
+        }
+        // From here on nothing fails.
+        let changed = *state.config != *config;
+        let mut warnings: Vec<String> = prepared
+            .kept
+            .iter()
+            .map(|fault| format!("certificate {fault}; the old one stays in use"))
+            .collect();
+        if config.log.format != state.config.log.format {
+            warnings.push("log.format takes effect at the next start".to_owned());
+        }
+        for warning in &warnings {
+            warn!("{warning}");
+        }
+        if changed {
+            self.gate.reconfigure(bounds::gate_terms(&config));
+            let pools = state.pools.apply(&config.pools);
+            let snapshot =
+                self.shared
+                    .snapshot
+                    .load()
+                    .next(config.clone(), pools, &self.start_secret);
+            self.shared.snapshot.store(snapshot);
+        }
+        state.listeners.apply(prepared, &self.server());
+        if moved {
+            if let Some(old) = state.admin.take() {
+                old.stop.cancel();
+            }
+            state.admin = admin.map(|(address, bound)| self.start_admin(address, bound));
+        }
+        state.config = config;
+        state.reading = reading;
+        self.publish_addresses(state);
+        Ok(Applied {
+            generation: self.shared.snapshot.load().generation,
+            changed,
+            warnings,
+        })
+    }
+
+    /// What is done with an accepted connection.
+    fn server(
+        self: &Arc<Self>,
+    ) -> impl Fn(Accepted) -> Pin<Box<dyn Future<Output = ()> + Send>> + Clone + Send + Sync + 'static
+    {
+        let shared = self.shared.clone();
+        move |accepted| Box::pin(connection::serve(shared.clone(), accepted))
+    }
+
+    fn start_admin(self: &Arc<Self>, address: ListenAddr, bound: Bound) -> Admin {
+        let local = bound.local().0;
+        let stop = self.stop.child_token();
+        info!(address = %local, "admin pages");
+        if let Some(server) = self.admin_server {
+            tokio::spawn(server(Control(self.clone()), bound, stop.clone()));
+        }
+        Admin {
+            address,
+            local,
+            stop,
+        }
+    }
+
+    fn publish_addresses(&self, state: &State) {
+        self.addresses.store(Arc::new(Addresses {
+            listeners: state.listeners.addresses(),
+            admin: state.admin.as_ref().map(|admin| admin.local),
+        }));
+    }
+
+    pub(super) async fn drain(
+        self: &Arc<Self>,
+        deadline: Option<Duration>,
+        why: &'static str,
+    ) -> bool {
+        let mut terms = self.state.lock().await.config.drain.clone();
+        if let Some(deadline) = deadline {
+            terms.deadline = deadline;
+        }
+        drain::begin(self, terms, why)
+    }
+
+    /// Client sockets open now.
+    pub(super) fn sessions(&self) -> usize {
+        0
+    }
+
+    /// Whether nobody is served any more.
+    pub(super) fn is_idle(&self) -> bool {
+        self.connections.is_empty() && self.shared.tasks.is_empty()
+    }
+
+    pub(super) fn set_outcome(&self, outcome: Outcome) {
+        *self.outcome() = Some(outcome);
+    }
+
+    fn outcome(&self) -> std::sync::MutexGuard<'_, Option<Outcome>> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Takes no new client any more.
+    pub(super) fn close(&self) {
+        self.listeners.close();
+    }
+}
+
+fn bind_admin(address: ListenAddr) -> Result<Bound, ReloadError> {
+    listen::bind(address).map_err(|error| ReloadError::Listeners(vec![error.into()]))
+}
+
+/// Reloads that may wait for the one under way; each loads everything anew, so one would do.
+const WISHES: usize = 16;
+
+/// A gateway whose streamers do not answer is ready all the same after this: its other half, the
+/// way to the monolith, may be what is needed.
+const START_PATIENCE: Duration = Duration::from_secs(5);

@@ -1,0 +1,66 @@
+//! The pools of streamers, kept by name from one configuration to the next.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use tokio::sync::watch;
+
+use super::pool_task;
+use crate::{base::id::PoolName, config::model, pool::Pool};
+
+/// Every pool with the task that keeps it up to date.
+#[derive(Debug, Default)]
+pub(super) struct Pools {
+    running: BTreeMap<PoolName, Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    pool: Arc<Pool>,
+    /// The task ends when this is dropped.
+    config: watch::Sender<Arc<model::Pool>>,
+}
+
+impl Pools {
+    /// Makes these the pools in use and returns them in the same order.
+    ///
+    /// A pool that stays keeps its streamers with their health, and its waiting clients. One that
+    /// is no longer named is not probed any more; its sessions live on.
+    pub(super) fn apply(&mut self, wanted: &[model::Pool]) -> Vec<Arc<Pool>> {
+        let mut old = std::mem::take(&mut self.running);
+        wanted
+            .iter()
+            .map(|config| {
+                let running = match old.remove(&config.name) {
+                    Some(running) => running.told(config),
+                    None => Running::start(config),
+                };
+                let pool = running.pool.clone();
+                self.running.insert(config.name.clone(), running);
+                pool
+            })
+            .collect()
+    }
+}
+
+impl Running {
+    fn start(config: &model::Pool) -> Self {
+        let pool = Pool::new(pool_task::settings(config), Instant::now());
+        let (sender, receiver) = watch::channel(Arc::new(config.clone()));
+        tokio::spawn(pool_task::run(pool.clone(), receiver));
+        Self {
+            pool,
+            config: sender,
+        }
+    }
+
+    fn told(self, config: &model::Pool) -> Self {
+        self.config.send_if_modified(|current| {
+            let changed = **current != *config;
+            if changed {
+                *current = Arc::new(config.clone());
+            }
+            changed
+        });
+        self
+    }
+}

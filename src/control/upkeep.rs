@@ -1,0 +1,39 @@
+//! What has to be done from time to time while nothing happens.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::app::Inner;
+use crate::telemetry::{export, names, process};
+
+/// Runs until the process stops.
+pub(super) async fn run(inner: Arc<Inner>) {
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = inner.stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        // Histograms collect samples until somebody sorts them into their buckets.
+        export::recorder().run_upkeep();
+        inner.gate.sweep();
+        observe(&inner);
+    }
+}
+
+/// Publishes what is only known by looking.
+pub(super) fn observe(inner: &Inner) {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts of bytes and files fit into 52 bits"
+    )]
+    let publish = |metric: names::Metric, value: usize| metric.gauge(&[]).set(value as f64);
+    let _ = inner;
+    if let Some(open) = process::open_descriptors() {
+        publish(names::OPEN_DESCRIPTORS, open);
+    }
+}
+
+const PERIOD: Duration = Duration::from_secs(5);

@@ -1,0 +1,75 @@
+//! What the operating system says about the process.
+
+use std::fs;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::names;
+
+/// Raises the limit of open files to what the system allows, and returns it.
+///
+/// A default of 1,024 would end the gateway's growth at 500 sessions, and nothing in this process
+/// uses `select`, which is what that default protects.
+pub fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let wanted = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        // Refused in some sandboxes; then the limit is what it was.
+        let _ = setrlimit(Resource::Nofile, wanted);
+    }
+    descriptor_limit()
+}
+
+/// Files and sockets that the process may have open; a very large number when unlimited.
+pub fn descriptor_limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED)
+}
+
+/// Files and sockets open now; `None` where the system does not say.
+pub fn open_descriptors() -> Option<usize> {
+    // One entry is the listing itself.
+    Some(
+        fs::read_dir("/proc/self/fd")
+            .ok()?
+            .count()
+            .saturating_sub(1),
+    )
+}
+
+/// Publishes what does not change.
+pub fn record_build() {
+    names::BUILD_INFO.gauge(&[VERSION, REVISION]).set(1.0);
+    #[expect(clippy::cast_precision_loss, reason = "a limit fits into 52 bits")]
+    names::MAX_DESCRIPTORS
+        .gauge(&[])
+        .set(descriptor_limit() as f64);
+}
+
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Commit that the binary was built from, when the build says so by `DDP_GATEWAY_REVISION`.
+pub const REVISION: &str = match option_env!("DDP_GATEWAY_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+const UNLIMITED: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::{descriptor_limit, open_descriptors, raise_descriptor_limit};
+
+    #[test]
+    fn the_limit_is_known_and_kept() {
+        let raised = raise_descriptor_limit();
+        assert!(raised >= 64);
+        assert_eq!(descriptor_limit(), raised);
+        let open = open_descriptors().unwrap();
+        let file = std::fs::File::open("/proc/self/status").unwrap();
+        assert!(open_descriptors().unwrap() > open.saturating_sub(1));
+        drop(file);
+    }
+}
