@@ -98,7 +98,7 @@ impl Schedule {
                 self.health = Turn::At(match ok {
                     true => now + jitter(pace.interval, random),
                     // Whether it was a hiccup shall be known soon.
-                    false => now + pace.interval / 5,
+                    false => now + pace.interval / 10,
                 });
             }
             (ProbeKind::Health, false) => {

@@ -3,5 +3,6 @@
 mod ddp;
 mod frames;
 mod peer;
+mod pool;
 mod stream;
 mod text;
