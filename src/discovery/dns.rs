@@ -220,7 +220,7 @@ fn source_error(error: &NetError) -> SourceError {
 }
 
 /// For one question to one server, tried twice.
-const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// For all questions of one round.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(15);
 /// Between rounds, whatever the configured bounds say.

@@ -262,8 +262,8 @@ impl Board {
 }
 
 /// Pause after a failed answer, doubled each time up to [`RETRY_MOST`].
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MOST: Duration = Duration::from_secs(8);
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MOST: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

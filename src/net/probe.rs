@@ -314,3 +314,158 @@ const ANSWER_LIMIT: usize = 16 * 1024;
 /// Messages that may come before the one that is awaited: `server_id` and an early ping.
 const MESSAGES_BEFORE: usize = 8;
 const FAREWELL: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::SocketAddr,
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering},
+        },
+        time::Duration,
+    };
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::{ANSWER_LIMIT, Patience, ProbeError, ddp, health};
+
+    const PATIENCE: Patience = Patience {
+        connect: Duration::from_secs(5),
+        whole: Duration::from_secs(5),
+    };
+    const HURRY: Patience = Patience {
+        connect: Duration::from_millis(50),
+        whole: Duration::from_millis(50),
+    };
+
+    /// Answers each request with `answer`, in pieces of `piece` bytes, and closes after `uses`
+    /// of a connection. Counts the connections.
+    async fn server(answer: Vec<u8>, piece: usize, uses: u32) -> (SocketAddr, Arc<AtomicU32>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicU32::new(0));
+        let counter = connections.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::SeqCst);
+                let answer = answer.clone();
+                tokio::spawn(async move {
+                    for _ in 0..uses {
+                        let mut request = Vec::new();
+                        while !request.ends_with(b"\r\n\r\n") {
+                            let mut byte = [0];
+                            if stream.read(&mut byte).await.unwrap_or(0) == 0 {
+                                return;
+                            }
+                            request.push(byte[0]);
+                        }
+                        for piece in answer.chunks(piece.max(1)) {
+                            if stream.write_all(piece).await.is_err() {
+                                return;
+                            }
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                });
+            }
+        });
+        (address, connections)
+    }
+
+    #[tokio::test]
+    async fn keeps_the_connection_for_the_next_probe() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n",
+        ] {
+            for piece in [1, 7, 1_000] {
+                let (address, connections) = server(answer.into(), piece, 5).await;
+                let mut kept = None;
+                for _ in 0..5 {
+                    kept = health(address, kept, PATIENCE).await.unwrap();
+                    assert!(kept.is_some(), "{answer}");
+                }
+                assert_eq!(connections.load(Ordering::SeqCst), 1);
+                // The server has closed it meanwhile, which is no failure.
+                let kept = health(address, kept, PATIENCE).await.unwrap();
+                assert!(kept.is_some());
+                assert_eq!(connections.load(Ordering::SeqCst), 2);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn does_not_keep_what_cannot_be_used_again() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
+            "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            "HTTP/1.1 200 OK\r\n\r\nok",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n",
+        ] {
+            let (address, _) = server(answer.into(), 1_000, 1).await;
+            let kept = health(address, None, PATIENCE).await.unwrap();
+            assert!(kept.is_none(), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tells_bad_answers_apart() {
+        let of = async |answer: &[u8]| {
+            let (address, _) = server(answer.to_vec(), 1_000, 1).await;
+            health(address, None, PATIENCE).await.unwrap_err()
+        };
+        let sick = of(b"HTTP/1.1 500 no\r\nContent-Length: 11\r\n\r\nnot healthy").await;
+        assert!(matches!(sick, ProbeError::Status(500)), "{sick}");
+        let cut = of(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok").await;
+        assert!(matches!(cut, ProbeError::Closed), "{cut}");
+        for nonsense in [
+            b"SSH-2.0-OpenSSH_9\r\n\r\n".to_vec(),
+            b"HTTP/1.1 200 OK\r\nContent-Length: lots\r\n\r\n".to_vec(),
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n".to_vec(),
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_vec(),
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffff\r\n".to_vec(),
+            b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n"
+                .iter()
+                .copied()
+                .chain(std::iter::repeat_n(b'x', 4 * ANSWER_LIMIT))
+                .collect(),
+            [
+                b"HTTP/1.1 200 OK\r\nX: ".to_vec(),
+                vec![b'x'; 4 * ANSWER_LIMIT],
+            ]
+            .concat(),
+        ] {
+            let error = of(&nonsense).await;
+            let start = String::from_utf8_lossy(&nonsense[..20]).into_owned();
+            assert!(matches!(error, ProbeError::NotHttp), "{start}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn gives_up_on_silence_and_on_refusal() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap();
+        let error = health(address, None, HURRY).await.unwrap_err();
+        assert!(matches!(error, ProbeError::Timeout), "{error}");
+        let error = ddp(address, HURRY).await.unwrap_err();
+        assert!(matches!(error, ProbeError::Timeout), "{error}");
+        drop(silent);
+        let error = health(address, None, PATIENCE).await.unwrap_err();
+        assert!(matches!(error, ProbeError::Connect(_)), "{error}");
+        let error = ddp(address, PATIENCE).await.unwrap_err();
+        assert!(matches!(error, ProbeError::Connect(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_http_server_is_no_streamer() {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        let (address, _) = server(answer.into(), 1_000, 1).await;
+        let error = ddp(address, PATIENCE).await.unwrap_err();
+        assert!(matches!(error, ProbeError::Status(200)), "{error}");
+    }
+}

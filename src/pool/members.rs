@@ -319,6 +319,9 @@ impl Members {
                 member.streamer.sessions() > 0 || now.saturating_duration_since(since) < RECORD_KEPT
             }
         });
+        if self.all.len() <= MOST_RECORDS {
+            return;
+        }
         let idle = |member: &Member| match member.presence {
             Presence::Leaving { since } if member.streamer.sessions() == 0 => Some(since),
             _ => None,
@@ -334,6 +337,12 @@ impl Members {
                 self.all.remove(&id);
             }
         }
+    }
+
+    /// All of whom something is known, those that left included.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
     }
 
     fn listed(&self) -> impl Iterator<Item = &Member> {

@@ -490,6 +490,7 @@ const RAMP_STEP: Duration = Duration::from_millis(100);
 #[cfg(test)]
 mod tests {
     use std::{
+        cell::Cell,
         collections::BTreeMap,
         net::SocketAddr,
         sync::Arc,
@@ -802,5 +803,117 @@ mod tests {
         assert!(!bench.pool.accepting());
         bench.probe(|_, _| Ok(()));
         assert!(bench.pool.accepting());
+    }
+
+    #[test]
+    fn probes_keep_their_pace() {
+        let mut bench = Bench::new(|_| {});
+        bench.apply(&["a", "b", "c"]);
+        let (health, ddp) = (Cell::new(0), Cell::new(0));
+        for _ in 0..6_000 {
+            bench.pass(10);
+            bench.probe(|_, kind| {
+                let counter = match kind {
+                    ProbeKind::Health => &health,
+                    ProbeKind::Ddp => &ddp,
+                };
+                counter.set(counter.get() + 1);
+                Ok(())
+            });
+        }
+        // Three streamers, a minute: every half second, and every ten seconds.
+        assert!((330..=390).contains(&health.get()), "{}", health.get());
+        assert!((18..=24).contains(&ddp.get()), "{}", ddp.get());
+    }
+
+    #[test]
+    fn one_who_works_on_a_streamer_is_not_disturbed() {
+        let mut bench = Bench::new(|_| {});
+        bench.apply(&["a", "b"]);
+        bench.probe(|_, _| Ok(()));
+        let since = bench.now;
+        let set = |bench: &Bench, admin| bench.pool.set_admin(&"a".into(), admin, bench.now);
+        assert!(set(&bench, AdminState::Maint { since }));
+        for _ in 0..100 {
+            bench.pass(100);
+            bench.probe(|id, _| {
+                assert_ne!(id, "a");
+                Ok(())
+            });
+        }
+        assert!(set(&bench, AdminState::Ready));
+        // What was done to it is unknown, so it is proven first.
+        assert_eq!(bench.health("a").label(), "unknown");
+        bench.probe(|_, _| Ok(()));
+        assert_eq!(bench.health("a").label(), "up");
+        assert!(
+            !bench
+                .pool
+                .set_admin(&"z".into(), AdminState::Ready, bench.now)
+        );
+    }
+
+    #[test]
+    fn single_cut_legs_are_no_failure_but_a_burst_is() {
+        let mut bench = Bench::new(|_| {});
+        bench.apply(&["a", "b"]);
+        bench.probe(|_, _| Ok(()));
+        let a = bench
+            .pool
+            .view()
+            .find(&"a".into())
+            .unwrap()
+            .streamer
+            .clone();
+        // Users who are logged out by force, one after the other.
+        for _ in 0..20 {
+            a.report(Outcome::Reset, bench.now);
+            bench.pass(600);
+            bench.probe(|_, _| Ok(()));
+        }
+        assert_eq!(bench.health("a").label(), "up");
+        for _ in 0..10 {
+            a.report(Outcome::Reset, bench.now);
+        }
+        assert_eq!(bench.health("a").label(), "down");
+    }
+
+    #[test]
+    fn flapping_in_discovery_does_not_wipe_the_record() {
+        let mut bench = Bench::new(|_| {});
+        bench.apply(&["a", "b"]);
+        bench.probe(|_, _| Ok(()));
+        let fail = |bench: &Bench| {
+            let a = bench
+                .pool
+                .view()
+                .find(&"a".into())
+                .unwrap()
+                .streamer
+                .clone();
+            a.report(Outcome::TimedOut, bench.now);
+            a.report(Outcome::TimedOut, bench.now);
+            let row = bench.pool.view().rows(bench.now).remove(0);
+            row.ejected_seconds
+        };
+        assert_eq!(fail(&bench), Some(1));
+        bench.apply(&["b"]);
+        bench.pass(2_000);
+        bench.apply(&["a", "b"]);
+        bench.probe(|_, _| Ok(()));
+        assert_eq!(fail(&bench), Some(2));
+    }
+
+    #[test]
+    fn records_of_those_that_left_are_bounded() {
+        let mut bench = Bench::new(|_| {});
+        for n in 0..1_500 {
+            let name = n.to_string();
+            bench.apply(&[&name]);
+            bench.pass(1);
+        }
+        assert!(bench.pool.lock().members.len() <= 1_025);
+        bench.pass(700_000);
+        assert_eq!(bench.pool.lock().members.len(), 1);
     }
 }

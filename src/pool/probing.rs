@@ -98,7 +98,7 @@ impl Schedule {
                 self.health = Turn::At(match ok {
                     true => now + jitter(pace.interval, random),
                     // Whether it was a hiccup shall be known soon.
-                    false => now + pace.interval / 10,
+                    false => now + pace.interval.min(RETRY),
                 });
             }
             (ProbeKind::Health, false) => {
@@ -110,7 +110,7 @@ impl Schedule {
             (ProbeKind::Ddp, true) => {
                 self.ddp = Turn::At(match ok {
                     true => now + jitter(pace.ddp_interval, random),
-                    false => now + pace.interval,
+                    false => now + pace.ddp_interval.min(DDP_RETRY),
                 });
             }
             (ProbeKind::Ddp, false) => self.ddp = Turn::Off,
@@ -182,6 +182,9 @@ fn jitter(pause: Duration, random: &mut SplitMix) -> Duration {
 /// Pause between probes of a streamer that is out: its return shall be used within half a second.
 const FAST: Duration = Duration::from_millis(200);
 const CONNECT_WHILE_DOWN: Duration = Duration::from_millis(250);
+/// After the first failure of a streamer in rotation.
+const RETRY: Duration = Duration::from_millis(50);
+const DDP_RETRY: Duration = Duration::from_millis(500);
 /// Failures of traffic come in bursts; one probe answers for all of them.
 const SOON: Duration = Duration::from_millis(20);
 const LOST_AFTER: Duration = Duration::from_secs(5);

@@ -4,4 +4,6 @@
 mod support;
 
 mod admin;
+mod nameserver;
+mod pool;
 mod tls;

@@ -482,7 +482,9 @@ fn await_turn(pool: &Arc<Pool>, give_up: Instant) -> Permit {
         }
     }
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut ticket = pool.wait(Wish::default(), Instant::now()).unwrap();
+    let mut ticket = pool
+        .wait(Wish::default(), Instant::now())
+        .expect("the queue has room");
     loop {
         let now = Instant::now();
         assert!(now < give_up, "a client was forgotten");
@@ -513,9 +515,9 @@ fn endpoints(names: &[&str]) -> BTreeMap<StreamerId, StreamerAddr> {
 }
 
 fn pick_index(random: &mut SplitMix, len: usize) -> usize {
-    usize::try_from(random.below(len as u64)).unwrap()
+    usize::try_from(random.below(len as u64)).expect("below a usize")
 }
 
 fn draw_u32(random: &mut SplitMix, end: u64) -> u32 {
-    u32::try_from(random.below(end)).unwrap()
+    u32::try_from(random.below(end)).expect("small")
 }

@@ -1,0 +1,424 @@
+//! Pools over real sockets: discovery, probes, and how soon a streamer is out and back.
+
+use std::{
+    future::poll_fn,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ddp_gateway::{
+    base::id::{PoolName, StreamerAddr},
+    config::model,
+    control::pool_task,
+    demo::streamer::{Mode, Streamer, StreamerOptions},
+    pool::{Health, Outcome, Pool, Wish},
+};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+
+use super::nameserver::{Mood, NameServer, Zone};
+
+/// A streamer that is stopped or silent is out of rotation within this.
+const OUT: Duration = Duration::from_secs(2);
+/// One that is back is used within this.
+const BACK: Duration = Duration::from_millis(500);
+/// For everything that has no limit of its own.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A pool that is driven as in the process.
+struct Running {
+    pool: Arc<Pool>,
+    config: watch::Sender<Arc<model::Pool>>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(config: model::Pool) -> Self {
+        let pool = Pool::new(pool_task::settings(&config), Instant::now());
+        let (config, changes) = watch::channel(Arc::new(config));
+        let task = tokio::spawn(pool_task::run(pool.clone(), changes));
+        Self { pool, config, task }
+    }
+
+    /// Waits until `condition` holds; how long that took.
+    async fn until(&self, what: &str, condition: impl Fn(&Pool) -> bool) -> Duration {
+        let start = Instant::now();
+        while !condition(&self.pool) {
+            let report = || self.pool.report(Instant::now());
+            assert!(start.elapsed() < PATIENCE, "{what}: {:#?}", report());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        start.elapsed()
+    }
+
+    async fn until_eligible(&self, count: usize) -> Duration {
+        let what = format!("{count} streamers in rotation");
+        self.until(&what, |pool| eligible(pool).len() == count)
+            .await
+    }
+
+    fn reconfigure(&self, change: impl FnOnce(&mut model::Pool)) {
+        self.config.send_modify(|config| {
+            let mut changed = model::Pool::clone(config);
+            change(&mut changed);
+            *config = Arc::new(changed);
+        });
+    }
+}
+
+fn eligible(pool: &Pool) -> Vec<SocketAddr> {
+    let view = pool.view();
+    let eligible = view.entries.iter().filter(|entry| entry.eligible());
+    eligible.map(|entry| entry.streamer.addr.0).collect()
+}
+
+fn config(streamers: &[SocketAddr]) -> model::Pool {
+    model::Pool {
+        name: PoolName::from("default"),
+        streamers: streamers.iter().copied().map(StreamerAddr).collect(),
+        dns: Vec::new(),
+        sessions_per_streamer: 500,
+        queue: model::Queue {
+            length: 10_000,
+            wait: Duration::from_secs(60),
+        },
+        slow_start: Duration::from_secs(10),
+        attach_timeout: Duration::from_secs(5),
+        health: model::Health {
+            interval: Duration::from_millis(400),
+            timeout: Duration::from_millis(500),
+            ddp_interval: Duration::from_secs(10),
+            failures: 2,
+            max_ejected: 0.5,
+        },
+    }
+}
+
+fn dns(server: &NameServer, name: &str, kind: model::DnsKind) -> model::Dns {
+    model::Dns {
+        name: name.to_owned(),
+        kind,
+        resolvers: vec![server.address()],
+        ttl_min: Duration::from_millis(100),
+        ttl_max: Duration::from_secs(30),
+    }
+}
+
+async fn streamers(count: usize) -> Vec<Streamer> {
+    let mut streamers = Vec::new();
+    for _ in 0..count {
+        streamers.push(
+            Streamer::start(StreamerOptions::default())
+                .await
+                .expect("a free port"),
+        );
+    }
+    streamers
+}
+
+fn addresses(streamers: &[Streamer]) -> Vec<SocketAddr> {
+    streamers.iter().map(Streamer::address).collect()
+}
+
+#[tokio::test]
+async fn a_pool_is_proven_by_ddp_before_it_takes_sessions() {
+    let streamers = streamers(3).await;
+    let running = Running::start(config(&addresses(&streamers)));
+    let took = running.until_eligible(3).await;
+    assert!(took < BACK, "{took:?}");
+    for streamer in &streamers {
+        let upgrades = streamer.upgrades();
+        let targets: Vec<_> = upgrades
+            .iter()
+            .map(|upgrade| upgrade.target.as_str())
+            .collect();
+        assert_eq!(targets, ["/websocket"]);
+        // The probe's own session is closed again.
+        running
+            .until("probes closed", |_| streamer.sessions() == 0)
+            .await;
+    }
+    // Nothing is cold while nobody is warm.
+    let report = running.pool.report(Instant::now());
+    assert_eq!(report.capacity, 1_500);
+    assert!(report.accepting);
+}
+
+#[tokio::test]
+async fn a_hanging_streamer_is_out_within_two_seconds_and_its_return_is_used_at_once() {
+    let streamers = streamers(2).await;
+    let running = Running::start(config(&addresses(&streamers)));
+    running.until_eligible(2).await;
+    streamers[0].set_mode(Mode::Hang).await.unwrap();
+    let out = running.until_eligible(1).await;
+    assert!(out < OUT, "out after {out:?}");
+    assert_eq!(eligible(&running.pool), [streamers[1].address()]);
+    streamers[0].set_mode(Mode::Normal).await.unwrap();
+    let back = running.until_eligible(2).await;
+    assert!(back < BACK, "back after {back:?}");
+}
+
+#[tokio::test]
+async fn a_refusing_streamer_is_out_and_its_return_is_used_at_once() {
+    let streamers = streamers(2).await;
+    let running = Running::start(config(&addresses(&streamers)));
+    running.until_eligible(2).await;
+    streamers[0].stop().await;
+    let out = running.until_eligible(1).await;
+    assert!(out < OUT, "out after {out:?}");
+    streamers[0].start_again().await.unwrap();
+    let back = running.until_eligible(2).await;
+    assert!(back < BACK, "back after {back:?}");
+}
+
+#[tokio::test]
+async fn a_failure_of_real_traffic_is_looked_into_at_once() {
+    let streamers = streamers(2).await;
+    let mut config = config(&addresses(&streamers));
+    // The regular probe would not come for a long time.
+    config.health.interval = Duration::from_secs(60);
+    let running = Running::start(config);
+    running.until_eligible(2).await;
+    let view = running.pool.view();
+    let first = view.find(&streamers[0].address().to_string().as_str().into());
+    let first = first.unwrap().streamer.clone();
+    streamers[0].stop().await;
+    // One client's failure alone would not take it out.
+    first.report(Outcome::ConnectFailed, Instant::now());
+    running
+        .until("a hurried probe", |_| first_failed(&running.pool, &first))
+        .await;
+}
+
+/// The pool has noticed on its own: the cause is a probe, not the client's report.
+fn first_failed(pool: &Pool, streamer: &ddp_gateway::pool::Streamer) -> bool {
+    let view = pool.view();
+    let health = view.find(&streamer.id).map(|entry| entry.health);
+    matches!(health, Some(Health::Down { .. }))
+}
+
+#[tokio::test]
+async fn a_streamer_that_answers_http_but_not_ddp_gets_nobody() {
+    let streamers = streamers(2).await;
+    streamers[0].set_mode(Mode::HalfDead).await.unwrap();
+    let mut config = config(&addresses(&streamers));
+    config.health.ddp_interval = Duration::from_millis(300);
+    let running = Running::start(config);
+    running
+        .until("the half-dead one is down", |pool| {
+            let view = pool.view();
+            let down =
+                |entry: &&ddp_gateway::pool::Entry| matches!(entry.health, Health::Down { .. });
+            view.entries.iter().filter(down).count() == 1
+        })
+        .await;
+    running.until_eligible(1).await;
+    assert_eq!(eligible(&running.pool), [streamers[1].address()]);
+    let rows = running.pool.view().rows(Instant::now());
+    let row = rows.iter().find(|row| row.health == "down").unwrap();
+    assert!(
+        row.cause.as_ref().unwrap().starts_with("DDP probe"),
+        "{row:?}"
+    );
+    // The other one turns half-dead while it is in rotation.
+    streamers[0].set_mode(Mode::Normal).await.unwrap();
+    running.until_eligible(2).await;
+    streamers[1].set_mode(Mode::HalfDead).await.unwrap();
+    running.until_eligible(1).await;
+    assert_eq!(eligible(&running.pool), [streamers[0].address()]);
+}
+
+#[tokio::test]
+async fn the_whole_pool_comes_back_and_those_who_wait_are_served_within_half_a_second() {
+    let streamers = streamers(3).await;
+    let running = Running::start(config(&addresses(&streamers)));
+    running.until_eligible(3).await;
+    for streamer in &streamers {
+        streamer.stop().await;
+    }
+    running.until_eligible(0).await;
+    let waiting: Vec<_> = (0..1_200)
+        .map(|_| {
+            let pool = running.pool.clone();
+            let mut ticket = pool.wait(Wish::default(), Instant::now()).unwrap();
+            tokio::spawn(async move { poll_fn(|cx| ticket.poll(cx, Instant::now())).await })
+        })
+        .collect();
+    assert_eq!(running.pool.waiting(), 1_200);
+    let back = Instant::now();
+    for streamer in &streamers {
+        streamer.start_again().await.unwrap();
+    }
+    let mut permits = Vec::new();
+    for client in waiting {
+        permits.push(timeout(PATIENCE, client).await.unwrap().unwrap());
+    }
+    let took = back.elapsed();
+    assert!(took < BACK, "{took:?}");
+    // All of them found room, and no streamer more than it may have.
+    for entry in &running.pool.view().entries {
+        assert!(entry.streamer.sessions() <= 500);
+    }
+    drop(permits);
+    assert_eq!(running.pool.report(Instant::now()).sessions, 0);
+}
+
+#[tokio::test]
+async fn dns_finds_new_streamers_when_the_ttl_is_over() {
+    let streamers = streamers(1).await;
+    let port = streamers[0].address().port();
+    let zone = Zone::with_ttl(1).address("streamers.test", Ipv4Addr::LOCALHOST.into());
+    let server = NameServer::start(zone.clone()).await.unwrap();
+    let mut config = config(&[]);
+    config.dns = vec![dns(
+        &server,
+        "streamers.test",
+        model::DnsKind::Address { port },
+    )];
+    let running = Running::start(config);
+    running.until_eligible(1).await;
+    // The second one has another address and the same port, as pods do.
+    let second = SocketAddr::from(([127, 0, 0, 2], port));
+    let options = StreamerOptions {
+        address: second,
+        ..StreamerOptions::default()
+    };
+    let _second = Streamer::start(options).await.unwrap();
+    server.set_zone(zone.address("streamers.test", second.ip()));
+    let took = running.until_eligible(2).await;
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    // The TTL is honoured in both directions: asked again after it, and not before. One round of
+    // an address that has A records is one query.
+    let from = server.queries();
+    let start = Instant::now();
+    running
+        .until("three rounds", |_| server.queries() >= from + 3)
+        .await;
+    let took = start.elapsed();
+    assert!(
+        took > Duration::from_millis(1_900),
+        "asked too often: {took:?}"
+    );
+    assert!(took < Duration::from_secs(5), "asked too rarely: {took:?}");
+    // One that leaves the name gets no new sessions.
+    server.set_zone(Zone::with_ttl(1).address("streamers.test", second.ip()));
+    running
+        .until("the first left", |pool| eligible(pool) == [second])
+        .await;
+}
+
+#[tokio::test]
+async fn whatever_becomes_of_dns_the_pool_stays() {
+    let streamers = streamers(1).await;
+    let port = streamers[0].address().port();
+    let zone = Zone::with_ttl(0).address("streamers.test", Ipv4Addr::LOCALHOST.into());
+    let server = NameServer::start(zone.clone()).await.unwrap();
+    let mut config = config(&[]);
+    config.dns = vec![dns(
+        &server,
+        "streamers.test",
+        model::DnsKind::Address { port },
+    )];
+    let running = Running::start(config);
+    running.until_eligible(1).await;
+    for mood in [
+        Mood::Empty,
+        Mood::NoSuchName,
+        Mood::Failing,
+        Mood::Garbage,
+        Mood::Silent,
+    ] {
+        server.set_mood(mood);
+        let from = server.queries();
+        running
+            .until("a whole round", |_| server.queries() >= from + 2)
+            .await;
+        assert_eq!(eligible(&running.pool).len(), 1, "{mood:?}");
+    }
+    // The server is gone altogether, and comes back with another answer.
+    let address = server.address();
+    server.stop().await;
+    let second = SocketAddr::from(([127, 0, 0, 3], port));
+    let options = StreamerOptions {
+        address: second,
+        ..StreamerOptions::default()
+    };
+    let _second = Streamer::start(options).await.unwrap();
+    assert_eq!(eligible(&running.pool).len(), 1);
+    let zone = zone.address("streamers.test", second.ip());
+    let _server = NameServer::start_at(address, zone).await.unwrap();
+    running.until_eligible(2).await;
+}
+
+#[tokio::test]
+async fn srv_records_bring_their_ports_and_targets() {
+    let streamers = streamers(3).await;
+    let local = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let mut zone = Zone::with_ttl(1);
+    for (at, streamer) in streamers.iter().enumerate() {
+        let target = format!("pod-{at}.test");
+        let port = streamer.address().port();
+        zone = zone
+            .service("_ddp._tcp.test", &target, port)
+            .address(&target, local);
+    }
+    // A target that does not exist, and one that is not ready.
+    zone = zone.service("_ddp._tcp.test", "pod-9.test", 9);
+    let server = NameServer::start(zone).await.unwrap();
+    let mut config = config(&[]);
+    config.dns = vec![dns(&server, "_ddp._tcp.test", model::DnsKind::Srv)];
+    let running = Running::start(config);
+    running.until_eligible(3).await;
+    assert_eq!(running.pool.view().entries.len(), 3);
+}
+
+#[tokio::test]
+async fn a_reload_changes_the_set_and_leaves_sessions_alone() {
+    let streamers = streamers(3).await;
+    let addresses = addresses(&streamers);
+    let running = Running::start(config(&addresses[..2]));
+    running.until_eligible(2).await;
+    let wish = Wish {
+        preferred: Some(addresses[0].to_string().as_str().into()),
+        ..Wish::default()
+    };
+    let permit = running.pool.pick(&wish, &[], Instant::now()).unwrap();
+    running.reconfigure(|config| {
+        config.streamers = addresses[1..].iter().copied().map(StreamerAddr).collect();
+        config.sessions_per_streamer = 7;
+    });
+    running
+        .until("the new set", |pool| {
+            let eligible = eligible(pool);
+            eligible.len() == 2 && !eligible.contains(&addresses[0])
+        })
+        .await;
+    assert_eq!(permit.streamer().sessions(), 1);
+    let report = running.pool.report(Instant::now());
+    assert_eq!(report.sessions, 1);
+    assert!(report.streamers.iter().any(|row| row.admin == "leaving"));
+    assert!(report.streamers.iter().all(|row| row.limit == 7));
+}
+
+#[tokio::test]
+async fn a_reload_that_leads_discovery_astray_does_not_empty_the_pool() {
+    let streamers = streamers(1).await;
+    let port = streamers[0].address().port();
+    let zone = Zone::with_ttl(0).address("streamers.test", Ipv4Addr::LOCALHOST.into());
+    let server = NameServer::start(zone).await.unwrap();
+    let kind = model::DnsKind::Address { port };
+    let mut config = config(&[]);
+    config.dns = vec![dns(&server, "streamers.test", kind)];
+    let running = Running::start(config);
+    running.until_eligible(1).await;
+    running.reconfigure(|config| config.dns = vec![dns(&server, "streamer.test", kind)]);
+    let from = server.queries();
+    running
+        .until("the wrong name asked for", |_| server.queries() >= from + 4)
+        .await;
+    assert_eq!(eligible(&running.pool).len(), 1);
+    // The task ends when nobody can configure it any more.
+    let Running { config, task, .. } = running;
+    drop(config);
+    timeout(PATIENCE, task).await.unwrap().unwrap();
+}
