@@ -21,4 +21,5 @@ pub mod proxy;
 pub mod admin;
 pub mod control;
 // F6
+pub mod cli;
 pub mod demo;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    diagnostic::{Diagnostic, Place},
+    diagnostic::{Diagnostic, Place, Severity},
     file::FileConfig,
     model::{
         Affinity, Certificate, Config, Drain, Health, Http, Limits, Log, Ranges, Rate, WebSocket,
@@ -24,14 +24,6 @@ pub(super) struct NamedFile {
     pub(super) place: Place,
     /// As `listener.tls.cert`.
     pub(super) key: String,
-    pub(super) content: Content,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Content {
-    Certificate,
-    PrivateKey,
-    Secret,
 }
 
 /// Collects faults while it builds. What cannot be built is replaced by something that can, so that
@@ -243,7 +235,7 @@ impl<'a> Builder<'a> {
                 Some(Secret::new(bytes))
             }
             (None, Some(file)) => {
-                let path = self.named_file(file, &file.value.0, Content::Secret);
+                let path = self.named_file(file, &file.value.0);
                 match read_secret(&path) {
                     Ok(secret) => Some(secret),
                     Err(error) => {
@@ -301,18 +293,12 @@ impl<'a> Builder<'a> {
     }
 
     /// Notes a file that the configuration depends on, and says where it is.
-    pub(super) fn named_file<T>(
-        &mut self,
-        setting: &Setting<T>,
-        path: &Path,
-        content: Content,
-    ) -> PathBuf {
+    pub(super) fn named_file<T>(&mut self, setting: &Setting<T>, path: &Path) -> PathBuf {
         let path = self.base.join(path);
         self.files.push(NamedFile {
             path: path.clone(),
             place: setting.place.clone(),
             key: setting.path.to_string(),
-            content,
         });
         path
     }
@@ -378,40 +364,18 @@ impl<'a> Builder<'a> {
 }
 
 impl NamedFile {
-    /// What is wrong with the file as it is now.
-    pub(super) fn fault(&self) -> Option<Diagnostic> {
-        let marks: &[&str] = match self.content {
-            Content::Certificate => &["-----BEGIN CERTIFICATE-----"],
-            Content::PrivateKey => &[
-                "-----BEGIN PRIVATE KEY-----",
-                "-----BEGIN EC PRIVATE KEY-----",
-                "-----BEGIN RSA PRIVATE KEY-----",
-            ],
-            // Read when the configuration is built.
-            Content::Secret => return None,
-        };
-        let reason = match fs::read(&self.path) {
-            Ok(bytes) => {
-                let text = String::from_utf8_lossy(&bytes);
-                if marks.iter().any(|mark| text.contains(mark)) {
-                    return None;
-                }
-                match self.content {
-                    Content::Certificate => "has no PEM certificate in it".to_owned(),
-                    _ if text.contains("ENCRYPTED PRIVATE KEY") => {
-                        "has an encrypted key in it, which cannot be used".to_owned()
-                    }
-                    _ => "has no PEM private key in it".to_owned(),
-                }
+    /// Says something about the file at the place that names it.
+    pub(super) fn diagnostic(&self, severity: Severity, reason: &str) -> Diagnostic {
+        let text = format!("{}: {reason}", self.path.display());
+        match severity {
+            Severity::Error => {
+                Diagnostic::error(&self.place, format!("`{}` cannot be used", self.key))
             }
-            Err(error) => reason(&error),
-        };
-        Some(self.unusable(&reason))
-    }
-
-    pub(super) fn unusable(&self, reason: &str) -> Diagnostic {
-        Diagnostic::error(&self.place, format!("`{}` cannot be used", self.key))
-            .label(format!("{}: {reason}", self.path.display()))
+            Severity::Warning => {
+                Diagnostic::warning(&self.place, format!("`{}` will not serve well", self.key))
+            }
+        }
+        .label(text)
     }
 }
 

@@ -32,7 +32,7 @@ use self::{
 };
 pub use self::{
     diagnostic::{Diagnostic, Origin, Place, Severity},
-    model::{Certificate, Config},
+    model::Config,
     routing::DEFAULT_POOL,
     schema::schema,
     source::{Environment, PREFIX},
@@ -134,21 +134,17 @@ impl Loaded {
         writer.finish()
     }
 
-    /// A fault of a certificate that only TLS can find, at the place where the file names it.
-    pub fn certificate_fault(&self, certificate: &Certificate, reason: &str) -> Diagnostic {
-        let named = self.named.iter().find(|file| file.path == certificate.cert);
-        match named {
-            Some(file) => file.unusable(reason),
-            None => Diagnostic::placeless(format!(
-                "{} cannot be used: {reason}",
-                certificate.cert.display()
-            )),
+    /// Says something about a file that the configuration names, at the place where it does.
+    ///
+    /// Certificates and keys are not read here: whether they can be used is for TLS to find out.
+    pub fn about_file(&self, path: &Path, severity: Severity, reason: &str) -> Diagnostic {
+        match self.named.iter().find(|file| file.path == path) {
+            Some(file) => file.diagnostic(severity, reason),
+            None => {
+                let mut about = Diagnostic::placeless(format!("{}: {reason}", path.display()));
+                about.severity = severity;
+                about
+            }
         }
-    }
-
-    /// Looks at the certificates and keys as they are on disk at this moment. Whether a key belongs
-    /// to its certificate is for TLS to say.
-    pub fn check_files(&self) -> Vec<Diagnostic> {
-        self.named.iter().filter_map(NamedFile::fault).collect()
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    build::{Builder, Content},
+    build::Builder,
     diagnostic::Diagnostic,
     file::{CertificateFile, DiscoveryFile, DnsFile, ListenerFile},
     model::{
@@ -124,14 +124,14 @@ impl Builder<'_> {
     fn certificate(&mut self, file: &CertificateFile) -> Option<Certificate> {
         match (&file.cert, &file.key, &file.secret_dir) {
             (Some(cert), Some(key), None) => Some(Certificate {
-                cert: self.named_file(cert, &cert.value.0, Content::Certificate),
-                key: self.named_file(key, &key.value.0, Content::PrivateKey),
+                cert: self.named_file(cert, &cert.value.0),
+                key: self.named_file(key, &key.value.0),
             }),
             (None, None, Some(directory)) => {
                 let inside = Certificate::in_directory(&directory.value.0);
                 Some(Certificate {
-                    cert: self.named_file(directory, &inside.cert, Content::Certificate),
-                    key: self.named_file(directory, &inside.key, Content::PrivateKey),
+                    cert: self.named_file(directory, &inside.cert),
+                    key: self.named_file(directory, &inside.key),
                 })
             }
             (cert, key, directory) => {

@@ -1,5 +1,6 @@
 //! Sockets: listening, TLS, dialling, the client of the monolith.
 
+pub mod dial;
 pub mod gate;
 pub mod listen;
 pub mod monolith;

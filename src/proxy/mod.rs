@@ -2,19 +2,25 @@
 //!
 //! [`Gateway`] is where a request enters; its `call` names the phases in their order.
 
+mod attach;
 pub mod body;
 pub mod client;
 pub mod connection;
 pub mod download;
 mod http;
+pub mod mailbox;
 mod pace;
+mod pump;
 mod record;
 pub mod refusal;
+pub mod registry;
+mod relay;
 pub mod route;
 pub mod shared;
 pub mod snapshot;
 pub mod target;
 mod tunnel;
+pub mod upgrade;
 mod upload;
 
 use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::SystemTime};
@@ -33,7 +39,10 @@ use self::{
     snapshot::Snapshot,
     target::{Target, TargetError},
 };
-use crate::sockjs::{self, Visit};
+use crate::{
+    pool::Pool,
+    sockjs::{self, Visit},
+};
 
 /// Serves the requests of one connection.
 #[derive(Clone, Debug)]
@@ -106,15 +115,43 @@ impl Gateway {
                 }
                 http::forward(snapshot, monolith, parts, body, record).await
             }
-            Destination::WebSocket { pool, .. } => {
-                let _ = (pool, body);
-                Ok(sockjs::info::no_upgrade().map(Body::Full))
+            Destination::WebSocket { pool, route } => {
+                if !upgrade::is_wanted(&parts) {
+                    http::discard(body);
+                    return Ok(sockjs::info::no_upgrade().map(Body::Full));
+                }
+                let session = upgrade::Visit {
+                    shared: &self.shared,
+                    snapshot,
+                    pool: &snapshot.pools[pool],
+                    client,
+                    connection: &self.connection,
+                    route,
+                    sockjs: None,
+                };
+                Ok(session.accept(Request::from_parts(parts, body))?)
             }
-            Destination::SockJs { pool, path, .. } => {
+            Destination::SockJs { pool, route, path } => {
+                let pool = &snapshot.pools[pool];
+                if upgrade::is_wanted(&parts)
+                    && let Some(sockjs) = path.and_then(upgrade::websocket)
+                {
+                    let session = upgrade::Visit {
+                        shared: &self.shared,
+                        snapshot,
+                        pool,
+                        client,
+                        connection: &self.connection,
+                        route,
+                        sockjs,
+                    };
+                    return Ok(session.accept(Request::from_parts(parts, body))?);
+                }
+                http::discard(body);
                 let visit = Visit {
                     now: SystemTime::now(),
                     entropy: rand::random(),
-                    full: (!snapshot.pools[pool].accepting()).then_some(POOL_RETRY),
+                    full: self.turned_away(pool).then_some(POOL_RETRY),
                 };
                 let answer = snapshot
                     .pages
@@ -122,6 +159,12 @@ impl Gateway {
                 Ok(answer.map(Body::Full))
             }
         }
+    }
+
+    /// Whether SockJS clients are told to come back later: their back-off grows that way, while a
+    /// refused socket would start the polling transports.
+    fn turned_away(&self, pool: &Pool) -> bool {
+        *self.shared.phase.borrow() != Phase::Running || !pool.accepting()
     }
 
     /// The request is counted from here on.

@@ -7,8 +7,9 @@ use super::{
     body::{Body, BodyError},
     client::X_REQUEST_ID,
     target::TargetError,
+    upgrade::UpgradeError,
 };
-use crate::net::monolith::Fault;
+use crate::{net::monolith::Fault, ws::HandshakeError};
 
 /// Why the gateway answers itself, and with an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,12 @@ pub enum Refusal {
     MethodRefused,
     /// The request changes the protocol in a way that is not supported.
     BadUpgrade,
+    /// A WebSocket handshake of another version than 13.
+    UpgradeRequired,
+    /// The WebSocket's Origin is not on the list.
+    OriginRefused,
+    /// No streamer has room, and the queue is full.
+    NoRoom,
     /// The body is over the limit.
     TooLarge,
     /// The body came too slowly or not at all.
@@ -48,13 +55,16 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub(super) const LABELS: [&'static str; 16] = [
+    pub(super) const LABELS: [&'static str; 19] = [
         "bad_target",
         "bad_framing",
         "unknown_coding",
         "unknown_expectation",
         "method",
         "bad_upgrade",
+        "upgrade_required",
+        "origin",
+        "no_room",
         "too_large",
         "slow_body",
         "client_gone",
@@ -75,16 +85,19 @@ impl Refusal {
             Self::UnknownExpectation => 3,
             Self::MethodRefused => 4,
             Self::BadUpgrade => 5,
-            Self::TooLarge => 6,
-            Self::SlowBody => 7,
-            Self::ClientGone => 8,
-            Self::SlowReader => 9,
-            Self::ShuttingDown => 10,
-            Self::Unreachable => 11,
-            Self::BadGateway => 12,
-            Self::HeadTooLarge => 13,
-            Self::Silent => 14,
-            Self::Deadline => 15,
+            Self::UpgradeRequired => 6,
+            Self::OriginRefused => 7,
+            Self::NoRoom => 8,
+            Self::TooLarge => 9,
+            Self::SlowBody => 10,
+            Self::ClientGone => 11,
+            Self::SlowReader => 12,
+            Self::ShuttingDown => 13,
+            Self::Unreachable => 14,
+            Self::BadGateway => 15,
+            Self::HeadTooLarge => 16,
+            Self::Silent => 17,
+            Self::Deadline => 18,
         }
     }
 
@@ -98,12 +111,16 @@ impl Refusal {
             Self::BadTarget(_) | Self::BadFraming | Self::BadUpgrade | Self::ClientGone => {
                 StatusCode::BAD_REQUEST
             }
+            Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
+            Self::OriginRefused => StatusCode::FORBIDDEN,
             Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
             Self::UnknownExpectation => StatusCode::EXPECTATION_FAILED,
             Self::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody | Self::SlowReader => StatusCode::REQUEST_TIMEOUT,
-            Self::ShuttingDown | Self::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ShuttingDown | Self::Unreachable | Self::NoRoom => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::BadGateway | Self::HeadTooLarge => StatusCode::BAD_GATEWAY,
             Self::Silent | Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -131,6 +148,7 @@ impl Refusal {
         match self {
             Self::ShuttingDown => Some(1),
             Self::Unreachable => Some(5),
+            Self::NoRoom => Some(10),
             _ => None,
         }
     }
@@ -144,6 +162,9 @@ impl Refusal {
             Self::UnknownExpectation => "The request expects something that is not supported.",
             Self::MethodRefused => "This method is not allowed here.",
             Self::BadUpgrade => "The request to change the protocol is not valid.",
+            Self::UpgradeRequired => "Only version 13 of the WebSocket protocol is supported.",
+            Self::OriginRefused => "Pages of this origin may not connect here.",
+            Self::NoRoom => "The server is full. Please try again in a moment.",
             Self::TooLarge => "The request is larger than this server accepts.",
             Self::SlowBody => "The request did not arrive in time.",
             Self::ClientGone => "The request broke off.",
@@ -181,6 +202,12 @@ impl Refusal {
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self == Self::UpgradeRequired {
+            headers.insert(
+                header::SEC_WEBSOCKET_VERSION,
+                HeaderValue::from_static("13"),
+            );
+        }
         if self == Self::MethodRefused {
             headers.insert(
                 header::ALLOW,
@@ -194,6 +221,19 @@ impl Refusal {
 impl From<TargetError> for Refusal {
     fn from(error: TargetError) -> Self {
         Self::BadTarget(error)
+    }
+}
+
+impl From<UpgradeError> for Refusal {
+    fn from(error: UpgradeError) -> Self {
+        match error {
+            UpgradeError::Handshake(HandshakeError::BadVersion) => Self::UpgradeRequired,
+            UpgradeError::Handshake(HandshakeError::NotGet) => Self::MethodRefused,
+            UpgradeError::Handshake(_) => Self::BadUpgrade,
+            UpgradeError::Origin => Self::OriginRefused,
+            UpgradeError::Draining => Self::ShuttingDown,
+            UpgradeError::Full => Self::NoRoom,
+        }
     }
 }
 
@@ -273,13 +313,16 @@ mod tests {
     use super::Refusal;
     use crate::proxy::{body::Body, target::TargetError};
 
-    const ALL: [Refusal; 16] = [
+    const ALL: [Refusal; 19] = [
         Refusal::BadTarget(TargetError::Ambiguous),
         Refusal::BadFraming,
         Refusal::UnknownCoding,
         Refusal::UnknownExpectation,
         Refusal::MethodRefused,
         Refusal::BadUpgrade,
+        Refusal::UpgradeRequired,
+        Refusal::OriginRefused,
+        Refusal::NoRoom,
         Refusal::TooLarge,
         Refusal::SlowBody,
         Refusal::ClientGone,

@@ -1,12 +1,26 @@
 //! What all requests and relays of the process share.
 
-use std::sync::Arc;
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use arc_swap::ArcSwap;
+use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use super::snapshot::Snapshot;
+use super::{registry::Registry, snapshot::Snapshot};
+use crate::{
+    base::chunk::Budget,
+    config::model::Config,
+    pool::Recall,
+    session::{Rules, Side, Timeouts, limits::Allowance},
+    telemetry::names,
+};
 
 /// Where the process is in its life; see the module `control`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,17 +37,169 @@ pub enum Phase {
 pub struct Shared {
     /// What new requests see. Replaced as a whole by a reload.
     pub snapshot: ArcSwap<Snapshot>,
+    /// What live sessions see. Changes with a reload.
+    pub terms: LiveTerms,
+    pub registry: Arc<Registry>,
+    pub recall: Recall,
+    pub budget: Arc<Budget>,
     /// Relays, connections and tunnels; empty means that nobody is served any more.
     pub tasks: TaskTracker,
     pub phase: watch::Receiver<Phase>,
+    pub meters: Meters,
 }
 
 impl Shared {
     pub fn new(snapshot: Arc<Snapshot>, phase: watch::Receiver<Phase>) -> Arc<Self> {
+        let config = snapshot.config.clone();
+        let budget = Arc::new(Budget::new(config.websocket.buffer_total));
+        let terms = LiveTerms::new(Terms::new(&config));
         Arc::new(Self {
             snapshot: ArcSwap::new(snapshot),
+            terms,
+            registry: Arc::new(Registry::default()),
+            recall: Recall::new(RECALLED, config.affinity.remember),
+            budget,
             tasks: TaskTracker::new(),
             phase,
+            meters: Meters::new(),
         })
     }
+
+    /// Makes `snapshot` what new requests see and its limits those of live sessions.
+    pub fn install(&self, snapshot: Arc<Snapshot>) {
+        self.budget
+            .set_limit(snapshot.config.websocket.buffer_total);
+        self.terms.set(Terms::new(&snapshot.config));
+        self.snapshot.store(snapshot);
+    }
+
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
 }
+
+/// Rules that apply to live sessions at once when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    pub rules: Arc<Rules>,
+    /// Bytes that may wait for one client.
+    pub buffer: usize,
+    /// Largest message of a client in bytes.
+    pub message_limit: u64,
+}
+
+impl Terms {
+    pub fn new(config: &Config) -> Self {
+        let (messages, bytes) = (config.limits.messages, config.limits.bytes);
+        Self {
+            rules: Arc::new(Rules {
+                allowance: Allowance {
+                    messages_per_second: whole(messages.per_second),
+                    messages_burst: whole(messages.burst),
+                    bytes_per_second: whole(bytes.per_second),
+                    bytes_burst: whole(bytes.burst),
+                    abuse_after: config.limits.abuse_after,
+                },
+                timeouts: Timeouts {
+                    connect: config.websocket.connect_timeout,
+                    idle: config.websocket.idle_timeout,
+                    stall: config.websocket.stall_timeout,
+                },
+            }),
+            buffer: config.websocket.buffer,
+            message_limit: config.websocket.message_limit,
+        }
+    }
+}
+
+/// The rules now in force, with a number that a relay compares before it reads them.
+#[derive(Debug)]
+pub struct LiveTerms {
+    version: AtomicU32,
+    terms: ArcSwap<Terms>,
+}
+
+impl LiveTerms {
+    fn new(terms: Terms) -> Self {
+        Self {
+            version: AtomicU32::new(1),
+            terms: ArcSwap::from_pointee(terms),
+        }
+    }
+
+    /// Leaves the number alone when nothing changed, so that a reload of something else does not
+    /// forgive a client what it owes.
+    fn set(&self, terms: Terms) {
+        if **self.terms.load() != terms {
+            self.terms.store(Arc::new(terms));
+            self.version.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    pub(super) fn version(&self) -> u32 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    pub(super) fn load(&self) -> Arc<Terms> {
+        self.terms.load_full()
+    }
+}
+
+/// Handles of the relays' metrics.
+#[derive(Debug)]
+pub struct Meters {
+    pub messages_up: Counter,
+    pub messages_down: Counter,
+    pub bytes_up: Counter,
+    pub bytes_down: Counter,
+    pub attach_seconds: Histogram,
+    pub session_seconds: Histogram,
+    pub affinity_kept: Counter,
+    pub affinity_moved: Counter,
+    pub affinity_new: Counter,
+    pub limited_messages: Counter,
+    pub limited_bytes: Counter,
+    pub opened_raw: Counter,
+    pub opened_sockjs: Counter,
+    pub greeting: Gauge,
+    pub attaching: Gauge,
+    pub live: Gauge,
+    pub closing: Gauge,
+}
+
+impl Meters {
+    fn new() -> Self {
+        Self {
+            messages_up: names::SESSION_MESSAGES.counter(&["up"]),
+            messages_down: names::SESSION_MESSAGES.counter(&["down"]),
+            bytes_up: names::SESSION_BYTES.counter(&["up"]),
+            bytes_down: names::SESSION_BYTES.counter(&["down"]),
+            attach_seconds: names::ATTACH_SECONDS.histogram(&[]),
+            session_seconds: names::SESSION_SECONDS.histogram(&[]),
+            affinity_kept: names::AFFINITY.counter(&["kept"]),
+            affinity_moved: names::AFFINITY.counter(&["moved"]),
+            affinity_new: names::AFFINITY.counter(&["new"]),
+            limited_messages: names::LIMITED.counter(&["messages"]),
+            limited_bytes: names::LIMITED.counter(&["bytes"]),
+            opened_raw: names::SESSIONS_OPENED.counter(&["raw"]),
+            opened_sockjs: names::SESSIONS_OPENED.counter(&["sockjs"]),
+            greeting: names::SESSIONS.gauge(&["greeting"]),
+            attaching: names::SESSIONS.gauge(&["attaching"]),
+            live: names::SESSIONS.gauge(&["live"]),
+            closing: names::SESSIONS.gauge(&["closing"]),
+        }
+    }
+
+    /// Once per session, at its end.
+    pub(super) fn closed(&self, reason: &'static str, by: Side) -> Counter {
+        names::SESSIONS_CLOSED.counter(&[reason, by.label()])
+    }
+}
+
+/// A rate of the configuration is never 0; see `config::model::Rate`.
+fn whole(value: u32) -> NonZeroU32 {
+    NonZeroU32::new(value).unwrap_or(NonZeroU32::MIN)
+}
+
+/// Sessions whose streamer is remembered for their return.
+const RECALLED: usize = 100_000;

@@ -38,7 +38,6 @@ pub struct Limiter {
     started: Instant,
     /// Since when each read has been followed by a wait.
     held_since: Option<Instant>,
-    abuse_after: Duration,
 }
 
 /// What a charge means for the client.
@@ -66,14 +65,20 @@ impl Limiter {
             bytes: Bucket::new(allowance.bytes_per_second, allowance.bytes_burst),
             started: now,
             held_since: None,
-            abuse_after: allowance.abuse_after,
         }
     }
 
     /// Puts what was just read on the client's account and pays what the buckets hold.
     ///
-    /// Called with zeros it only tries to pay the debt.
-    pub fn charge(&mut self, messages: u32, bytes: u32, now: Instant) -> Charge {
+    /// Called with zeros it only tries to pay the debt. `abuse_after` is that of the
+    /// [`Allowance`].
+    pub fn charge(
+        &mut self,
+        messages: u32,
+        bytes: u32,
+        abuse_after: Duration,
+        now: Instant,
+    ) -> Charge {
         NOW.set(u64::try_from(now.duration_since(self.started).as_nanos()).unwrap_or(u64::MAX));
         let messages_paid = self.messages.charge(messages);
         let bytes_paid = self.bytes.charge(bytes);
@@ -89,7 +94,7 @@ impl Limiter {
             (None, Some(bytes)) => (bytes, Over::Bytes),
         };
         let held_since = *self.held_since.get_or_insert(now);
-        if now.duration_since(held_since) >= self.abuse_after {
+        if now.duration_since(held_since) >= abuse_after {
             return Charge::Abuse;
         }
         Charge::Wait {
@@ -180,6 +185,8 @@ mod tests {
 
     use super::{Allowance, Charge, Limiter, Over};
 
+    const ABUSE: Duration = Duration::from_secs(30);
+
     fn allowance() -> Allowance {
         let n = |n| NonZeroU32::new(n).unwrap();
         Allowance {
@@ -187,7 +194,7 @@ mod tests {
             messages_burst: n(200),
             bytes_per_second: n(10_000),
             bytes_burst: n(50_000),
-            abuse_after: Duration::from_secs(30),
+            abuse_after: ABUSE,
         }
     }
 
@@ -196,7 +203,7 @@ mod tests {
         let now = Instant::now();
         let mut limiter = Limiter::new(&allowance(), now);
         for _ in 0..60 {
-            assert_eq!(limiter.charge(1, 300, now), Charge::Paid);
+            assert_eq!(limiter.charge(1, 300, ABUSE, now), Charge::Paid);
         }
     }
 
@@ -208,12 +215,12 @@ mod tests {
         let mut sent = 0_u32;
         loop {
             sent += 1;
-            let mut charge = limiter.charge(1, 10, now);
+            let mut charge = limiter.charge(1, 10, ABUSE, now);
             while let Charge::Wait { until, over } = charge {
                 assert_eq!(over, Over::Messages);
                 assert!(until > now);
                 now = until;
-                charge = limiter.charge(0, 0, now);
+                charge = limiter.charge(0, 0, ABUSE, now);
             }
             if charge == Charge::Abuse {
                 break;
@@ -230,11 +237,11 @@ mod tests {
         let start = Instant::now();
         let mut limiter = Limiter::new(&allowance(), start);
         let mut now = start;
-        let mut charge = limiter.charge(1, 150_000, now);
+        let mut charge = limiter.charge(1, 150_000, ABUSE, now);
         while let Charge::Wait { until, over } = charge {
             assert_eq!(over, Over::Bytes);
             now = until;
-            charge = limiter.charge(0, 0, now);
+            charge = limiter.charge(0, 0, ABUSE, now);
         }
         assert_eq!(charge, Charge::Paid);
         let took = now.duration_since(start).as_secs_f64();
@@ -247,9 +254,12 @@ mod tests {
         let mut limiter = Limiter::new(&allowance(), start);
         let mut now = start;
         for _ in 0..10 {
-            assert!(!matches!(limiter.charge(100, 10, now), Charge::Abuse));
+            assert!(!matches!(
+                limiter.charge(100, 10, ABUSE, now),
+                Charge::Abuse
+            ));
             now += Duration::from_secs(20);
-            while let Charge::Wait { until, .. } = limiter.charge(0, 0, now) {
+            while let Charge::Wait { until, .. } = limiter.charge(0, 0, ABUSE, now) {
                 now = until;
             }
         }
@@ -257,6 +267,6 @@ mod tests {
 
     #[test]
     fn costs_little_memory() {
-        assert!(size_of::<Limiter>() <= 144, "{}", size_of::<Limiter>());
+        assert!(size_of::<Limiter>() <= 128, "{}", size_of::<Limiter>());
     }
 }

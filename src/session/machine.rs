@@ -3,7 +3,10 @@
 //! `handle_*` tells the machine what happened, `poll_action` asks what to do, `next_timeout` when
 //! to call `handle_timeout`. Times are arguments; the machine reads no clock.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     base::timers::Timers,
@@ -72,6 +75,13 @@ pub enum Action {
     End(Disconnect),
 }
 
+/// What the configuration says about sessions; shared by all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    pub timeouts: Timeouts,
+    pub allowance: Allowance,
+}
+
 /// Times of a session that come from the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -88,7 +98,7 @@ pub struct Timeouts {
 pub struct Session {
     framing: Framing,
     phase: Phase,
-    timeouts: Timeouts,
+    rules: Arc<Rules>,
     timers: Timers<{ Timer::COUNT }>,
     limiter: Limiter,
     /// When the client and the streamer were last heard.
@@ -150,16 +160,16 @@ impl Timer {
 
 impl Session {
     /// A client that was just accepted.
-    pub fn new(framing: Framing, timeouts: Timeouts, allowance: &Allowance, now: Instant) -> Self {
-        let mut timers = Timers::new();
-        timers.set(Timer::Connect as usize, now + timeouts.connect);
-        timers.set(Timer::Client as usize, now + timeouts.idle / 2);
+    pub fn new(framing: Framing, rules: Arc<Rules>, now: Instant) -> Self {
+        let mut timers = Timers::new(now);
+        timers.set(Timer::Connect as usize, now + rules.timeouts.connect);
+        timers.set(Timer::Client as usize, now + rules.timeouts.idle / 2);
         Self {
             framing,
             phase: Phase::Greeting,
-            timeouts,
+            limiter: Limiter::new(&rules.allowance, now),
+            rules,
             timers,
-            limiter: Limiter::new(allowance, now),
             client_heard: now,
             streamer_heard: now,
             stalled_since: None,
@@ -267,7 +277,7 @@ impl Session {
             return;
         }
         self.phase = Phase::Closing(reason);
-        self.timers = Timers::new();
+        self.timers.clear();
         self.timers.set(Timer::Close as usize, now + CLOSE_WAIT);
         self.held = false;
         self.pending = Pending {
@@ -286,7 +296,7 @@ impl Session {
             return;
         }
         self.phase = Phase::Ended(reason);
-        self.timers = Timers::new();
+        self.timers.clear();
         self.pending = Pending {
             end: true,
             ..Pending::default()
@@ -304,14 +314,15 @@ impl Session {
             self.stalled_since = Some(now);
             if self.timers.deadline(Timer::Stall as usize).is_none() {
                 self.timers
-                    .set(Timer::Stall as usize, now + self.timeouts.stall);
+                    .set(Timer::Stall as usize, now + self.rules.timeouts.stall);
             }
         }
     }
 
-    /// New limits after a reload; what was owed is forgotten.
-    pub fn handle_limits(&mut self, allowance: &Allowance, now: Instant) {
-        self.limiter = Limiter::new(allowance, now);
+    /// New rules after a reload; what was owed is forgotten.
+    pub fn handle_rules(&mut self, rules: Arc<Rules>, now: Instant) {
+        self.limiter = Limiter::new(&rules.allowance, now);
+        self.rules = rules;
         self.held = false;
         self.timers.stop(Timer::Resume as usize);
     }
@@ -379,7 +390,10 @@ impl Session {
     }
 
     fn charge(&mut self, messages: u32, bytes: u32, now: Instant) -> Option<Over> {
-        match self.limiter.charge(messages, bytes, now) {
+        match self
+            .limiter
+            .charge(messages, bytes, self.rules.allowance.abuse_after, now)
+        {
             Charge::Paid => None,
             Charge::Wait { until, over } => {
                 self.held = true;
@@ -412,15 +426,15 @@ impl Session {
         if self.held {
             self.client_heard = now;
         }
-        let half = self.timeouts.idle / 2;
+        let half = self.rules.timeouts.idle / 2;
         let silent = now.duration_since(self.client_heard);
-        if silent >= self.timeouts.idle {
+        if silent >= self.rules.timeouts.idle {
             self.close(Disconnect::ClientSilent, now);
         } else if silent >= half {
             self.pending.ping_client = true;
             self.timers.set(
                 Timer::Client as usize,
-                self.client_heard + self.timeouts.idle,
+                self.client_heard + self.rules.timeouts.idle,
             );
         } else {
             self.timers
@@ -450,11 +464,11 @@ impl Session {
         let Some(since) = self.stalled_since else {
             return;
         };
-        if now.duration_since(since) >= self.timeouts.stall {
+        if now.duration_since(since) >= self.rules.timeouts.stall {
             self.close(Disconnect::SlowConsumer, now);
         } else {
             self.timers
-                .set(Timer::Stall as usize, since + self.timeouts.stall);
+                .set(Timer::Stall as usize, since + self.rules.timeouts.stall);
         }
     }
 }
@@ -473,10 +487,11 @@ const CLOSE_WAIT: Duration = Duration::from_secs(2);
 mod tests {
     use std::{
         num::NonZeroU32,
+        sync::Arc,
         time::{Duration, Instant},
     };
 
-    use super::{Action, Phase, Session, Timeouts, Timer, Verdict};
+    use super::{Action, Phase, Rules, Session, Timeouts, Timer, Verdict};
     use crate::{
         ddp::{Envelope, Framing, Kind, Sender, peek},
         session::{Disconnect, limits::Allowance},
@@ -498,7 +513,14 @@ mod tests {
             idle: 50 * SECOND,
             stall: 20 * SECOND,
         };
-        Session::new(framing, timeouts, &allowance, now)
+        Session::new(
+            framing,
+            Arc::new(Rules {
+                timeouts,
+                allowance,
+            }),
+            now,
+        )
     }
 
     fn live(now: Instant) -> Session {

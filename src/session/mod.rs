@@ -9,4 +9,4 @@ mod machine;
 
 pub use disconnect::{Disconnect, Side};
 pub use limits::Limiter;
-pub use machine::{Action, Phase, Session, Timeouts, Verdict};
+pub use machine::{Action, Phase, Rules, Session, Timeouts, Verdict};

@@ -67,7 +67,7 @@ metrics! {
     TUNNELS = Gauge Count "tunnels" [] "WebSockets passed through to the monolith, open now.";
     TUNNELS_OPENED = Counter Count "tunnels_opened_total" [] "WebSockets passed through to the monolith.";
 
-    SESSIONS = Gauge Count "sessions" ["phase"] "Client sockets held now: parked, attaching, live, closing.";
+    SESSIONS = Gauge Count "sessions" ["phase"] "Client sockets held now: greeting (no connect yet), attaching (parked or being attached), live, closing.";
     SESSIONS_OPENED = Counter Count "sessions_opened_total" ["framing"] "Client sockets accepted: raw, sockjs.";
     SESSIONS_CLOSED = Counter Count "sessions_closed_total" ["reason", "by"] "Client sockets ended, with the reason and the side that ended them.";
     SESSION_MESSAGES = Counter Count "session_messages_total" ["direction"] "WebSocket messages forwarded: up (from clients), down (to clients).";

@@ -14,7 +14,7 @@ pub(crate) fn path(relative: &str) -> PathBuf {
 pub(crate) fn expect_file(relative: &str, text: &str) {
     let file = path(relative);
     if env::var_os("UPDATE_EXPECTED").is_some() {
-        fs::write(&file, text).unwrap();
+        fs::write(&file, text).expect("the checkout can be written to");
         return;
     }
     let expected = fs::read_to_string(&file).unwrap_or_default();

@@ -1,0 +1,431 @@
+//! From a client's `connect` to a leg on which a streamer has answered `connected`.
+//!
+//! Everything that waits is here, in one boxed future that lives only as long as the attachment:
+//! for room in the pool, for the dial, for the handshake, for the streamer's answer. Nothing but
+//! `connect` is sent before that answer, so that a failed leg can be replaced without repeating
+//! anything else.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tracing::{debug, info};
+
+use super::{
+    pump::Held,
+    registry::{Entry, Place},
+    shared::Shared,
+};
+use crate::{
+    base::id::StreamerId,
+    ddp::{Connect, Connected, Framing, Kind, Sender, framing, peek},
+    net::{
+        dial::{DialError, LegRequest, dial},
+        stream::Upstream,
+    },
+    pool::{Expectation, Outcome, Permit, PickError, Pool, QueueFull, Wish},
+    session::Disconnect,
+    ws::{self, FrameCursor, FrameHeader, MAX_HEADER, OpCode, Piece, ProtocolError},
+};
+
+/// A client that has sent `connect`.
+pub(super) struct Opening {
+    pub(super) shared: Arc<Shared>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) wish: Wish,
+    /// The streamer that was foreseen when the client came.
+    pub(super) expectation: Option<Expectation>,
+    pub(super) request: Box<LegRequest>,
+    pub(super) framing: Framing,
+    /// The frames of `connect`, as the client sent them.
+    pub(super) connect: Held,
+    pub(super) entry: Arc<Entry>,
+    /// For each leg that is tried: dial, handshake and answer together.
+    pub(super) leg_timeout: Duration,
+    /// Under which name a SockJS session is remembered.
+    pub(super) sockjs_session: Option<String>,
+}
+
+/// A leg with an answer.
+pub(super) struct Attached {
+    pub(super) leg: Upstream,
+    pub(super) permit: Permit,
+    /// Frames for the client: `connected`, and what came with it.
+    pub(super) frames: Vec<u8>,
+    /// What had been read beyond them.
+    pub(super) rest: Vec<u8>,
+}
+
+/// Why one leg failed.
+#[derive(Debug, thiserror::Error)]
+enum LegError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("the streamer ended the connection before it answered connect")]
+    Ended,
+    #[error("the streamer broke the WebSocket protocol")]
+    Protocol(#[from] ProtocolError),
+    #[error("the streamer's answer to connect cannot be read")]
+    Unreadable,
+    #[error("the streamer did not answer in time")]
+    TimedOut,
+}
+
+impl LegError {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Dial(DialError::Connect(_)) => Outcome::ConnectFailed,
+            Self::Dial(_) | Self::Protocol(_) | Self::Unreadable => Outcome::HandshakeFailed,
+            Self::Ended => Outcome::Reset,
+            Self::TimedOut => Outcome::TimedOut,
+        }
+    }
+}
+
+/// Finds a place and sets up a leg, trying other streamers when one fails.
+///
+/// # Errors
+/// [`Disconnect::NoCapacity`] when the queue is full or the waiting time is over.
+pub(super) async fn attach(mut opening: Opening) -> Result<Attached, Disconnect> {
+    let started = Instant::now();
+    recall_place(&mut opening, started);
+    let mut tried: Vec<StreamerId> = Vec::new();
+    let mut waited_since = None;
+    loop {
+        let permit = match opening.pool.pick(&opening.wish, &tried, Instant::now()) {
+            Ok(permit) => permit,
+            Err(reason) => {
+                if !tried.is_empty() {
+                    // All that were worth trying have failed: give them a moment.
+                    tried.clear();
+                    sleep(RETRY_PAUSE).await;
+                }
+                wait(
+                    &opening,
+                    reason,
+                    *waited_since.get_or_insert_with(Instant::now),
+                )
+                .await?
+            }
+        };
+        let streamer = permit.streamer().clone();
+        opening.entry.set_phase("attaching");
+        let leg = match timeout(opening.leg_timeout, open_leg(&opening, &permit)).await {
+            Ok(leg) => leg,
+            Err(_) => Err(LegError::TimedOut),
+        };
+        match leg {
+            Ok((leg, answer)) => {
+                streamer.report(Outcome::Ok, Instant::now());
+                settle(&opening, &streamer.id, &answer.session, started);
+                let Answer { frames, rest, .. } = answer;
+                return Ok(Attached {
+                    leg: Upstream::new(leg),
+                    permit,
+                    frames,
+                    rest,
+                });
+            }
+            Err(error) => {
+                info!(
+                    session = %opening.entry.id,
+                    client = %opening.entry.client,
+                    streamer = %streamer.id,
+                    error = &error as &dyn std::error::Error,
+                    "a streamer did not take a session; another one is tried"
+                );
+                streamer.report(error.outcome(), Instant::now());
+                tried.push(streamer.id.clone());
+            }
+        }
+    }
+}
+
+/// The session id in `connect` says where the client was before, unless its cookie did.
+fn recall_place(opening: &mut Opening, now: Instant) {
+    // From here on the wish names it; held on, it would count against itself.
+    opening.expectation = None;
+    if opening.wish.preferred.is_none() {
+        opening.wish.preferred =
+            framing::messages_from_client(opening.framing, &opening.connect.text)
+                .ok()
+                .and_then(|messages| Connect::parse(messages.first()?).ok()?.session)
+                .and_then(|session| opening.shared.recall.find(&session, now));
+    }
+    debug!(session = %opening.entry.id, wish = ?opening.wish, "client sent connect");
+}
+
+/// Waits in the pool's queue.
+async fn wait(opening: &Opening, reason: PickError, since: Instant) -> Result<Permit, Disconnect> {
+    opening.entry.set_phase("parked");
+    let mut ticket = opening
+        .pool
+        .wait(opening.wish.clone(), since)
+        .map_err(|QueueFull| Disconnect::NoCapacity)?;
+    debug!(session = %opening.entry.id, %reason, "client waits for a streamer");
+    let deadline = ticket.deadline().into();
+    let turn = poll_fn(|cx| ticket.poll(cx, Instant::now()));
+    tokio::time::timeout_at(deadline, turn)
+        .await
+        .map_err(|_| Disconnect::NoCapacity)
+}
+
+/// What a streamer answered.
+struct Answer {
+    session: String,
+    frames: Vec<u8>,
+    rest: Vec<u8>,
+}
+
+async fn open_leg(opening: &Opening, permit: &Permit) -> Result<(TcpStream, Answer), LegError> {
+    let address = permit.streamer().addr;
+    let (mut leg, mut read) = dial(address, &opening.request, rand::random()).await?;
+    leg.write_all(&opening.connect.frames)
+        .await
+        .map_err(DialError::Lost)?;
+    let mut reader = AnswerReader::new(opening.framing);
+    loop {
+        if let Some(answer) = reader.feed(&read)? {
+            return Ok((leg, answer));
+        }
+        read.clear();
+        if leg.read_buf(&mut read).await.map_err(DialError::Lost)? == 0 {
+            return Err(LegError::Ended);
+        }
+    }
+}
+
+/// Remembers where the session is, for others to see and for its return.
+fn settle(opening: &Opening, streamer: &StreamerId, ddp_session: &str, started: Instant) {
+    let now = Instant::now();
+    let shared = &opening.shared;
+    shared.recall.remember(ddp_session, streamer, now);
+    if let Some(session) = &opening.sockjs_session {
+        shared.recall.remember(session, streamer, now);
+    }
+    shared
+        .meters
+        .attach_seconds
+        .record(now.duration_since(started));
+    match &opening.wish.preferred {
+        None => shared.meters.affinity_new.increment(1),
+        Some(wanted) if wanted == streamer => shared.meters.affinity_kept.increment(1),
+        Some(_) => shared.meters.affinity_moved.increment(1),
+    }
+    opening.entry.set_place(Place {
+        phase: "live",
+        streamer: Some(streamer.clone()),
+        ddp_session: Some(ddp_session.into()),
+    });
+}
+
+/// Reads the streamer's first messages: swallows its greeting and its early ping (it pings 30 ms
+/// after the upgrade, `ee/apps/ddp-streamer/src/Client.ts`), and ends at `connected`.
+struct AnswerReader {
+    framing: Framing,
+    cursor: FrameCursor,
+    /// The frames and the text of the message that is coming in.
+    frames: Vec<u8>,
+    text: Vec<u8>,
+    seen: usize,
+}
+
+impl AnswerReader {
+    fn new(framing: Framing) -> Self {
+        Self {
+            framing,
+            cursor: FrameCursor::new(ws::Sender::Server, ANSWER_BYTES as u64),
+            frames: Vec::new(),
+            text: Vec::new(),
+            seen: 0,
+        }
+    }
+
+    fn feed(&mut self, input: &[u8]) -> Result<Option<Answer>, LegError> {
+        self.seen += input.len();
+        if self.seen > GREETING_BYTES {
+            return Err(LegError::Unreadable);
+        }
+        let mut at = 0;
+        let mut close = false;
+        while at < input.len() || self.cursor.empty_payload_due() {
+            let step = self.cursor.step(&input[at..])?;
+            let bytes = &input[at..at + step.used];
+            at += step.used;
+            match step.piece {
+                Piece::Partial => {}
+                Piece::Header { header, .. } if header.opcode.control() => {
+                    close = header.opcode == OpCode::Close;
+                }
+                Piece::Header { .. } => self.frames.extend_from_slice(self.cursor.raw_header()),
+                Piece::Payload {
+                    opcode, frame_end, ..
+                } if opcode.control() => {
+                    if close && frame_end {
+                        return Err(LegError::Ended);
+                    }
+                }
+                Piece::Payload { message_end, .. } => {
+                    self.frames.extend_from_slice(bytes);
+                    self.text.extend_from_slice(bytes);
+                    if message_end && let Some(mut answer) = self.end_message()? {
+                        answer.rest = input[at..].to_vec();
+                        return Ok(Some(answer));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn end_message(&mut self) -> Result<Option<Answer>, LegError> {
+        let frames = std::mem::take(&mut self.frames);
+        let text = std::mem::take(&mut self.text);
+        let envelope = peek(&text, self.framing, Sender::Server);
+        if !envelope.batch {
+            return match envelope.kind {
+                Kind::Connected => {
+                    let session = self
+                        .messages(&text)?
+                        .first()
+                        .and_then(|message| Connected::parse(message).ok())
+                        .ok_or(LegError::Unreadable)?
+                        .session;
+                    Ok(Some(Answer {
+                        session,
+                        frames,
+                        rest: Vec::new(),
+                    }))
+                }
+                Kind::Failed | Kind::Closed | Kind::Error | Kind::Unreadable => {
+                    Err(LegError::Unreadable)
+                }
+                _ => Ok(None),
+            };
+        }
+        // Several messages in one SockJS frame: those after `connected` are the client's.
+        let mut session = None;
+        let mut frames = Vec::new();
+        for message in self.messages(&text)? {
+            if session.is_none() {
+                let Ok(connected) = Connected::parse(&message) else {
+                    continue;
+                };
+                session = Some(connected.session);
+            }
+            let wrapped = framing::wrap_for_client(self.framing, &message);
+            frames.extend_from_slice(&text_frame(&wrapped));
+        }
+        Ok(session.map(|session| Answer {
+            session,
+            frames,
+            rest: Vec::new(),
+        }))
+    }
+
+    fn messages(&self, text: &[u8]) -> Result<Vec<String>, LegError> {
+        framing::messages_from_streamer(self.framing, text).map_err(|_| LegError::Unreadable)
+    }
+}
+
+/// An unmasked text frame.
+pub(super) fn text_frame(text: &[u8]) -> Vec<u8> {
+    let header = FrameHeader {
+        fin: true,
+        opcode: OpCode::Text,
+        mask: None,
+        len: text.len() as u64,
+    };
+    let mut head = [0; MAX_HEADER];
+    let length = header.encode(&mut head);
+    let mut frame = Vec::with_capacity(length + text.len());
+    frame.extend_from_slice(&head[..length]);
+    frame.extend_from_slice(text);
+    frame
+}
+
+/// Pause after a round in which no streamer took the session.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// Largest message, and largest sum of messages, that a streamer may send before it is `connected`.
+const ANSWER_BYTES: usize = 64 * 1024;
+const GREETING_BYTES: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::{AnswerReader, LegError, text_frame};
+    use crate::ddp::Framing;
+
+    fn frames(messages: &[&str]) -> Vec<u8> {
+        messages
+            .iter()
+            .flat_map(|message| text_frame(message.as_bytes()))
+            .collect()
+    }
+
+    #[test]
+    fn swallows_the_greeting_wherever_it_is_cut() {
+        let greeting = [
+            r#"{"msg":"server_id","server_id":"0"}"#,
+            r#"{"msg":"ping"}"#,
+        ];
+        let connected = frames(&[r#"{"msg":"connected","session":"s1"}"#]);
+        let event = frames(&[r#"{"msg":"changed","collection":"x","id":"id"}"#]);
+        let mut all = frames(&greeting);
+        all.extend_from_slice(&connected);
+        let end = all.len();
+        all.extend_from_slice(&event);
+        for cut in 0..=all.len() {
+            let mut reader = AnswerReader::new(Framing::Raw);
+            let (mut answer, mut rest) = (reader.feed(&all[..cut]).unwrap(), &all[cut..]);
+            if answer.is_none() {
+                answer = reader.feed(rest).unwrap();
+                rest = &[];
+            }
+            let answer = answer.unwrap();
+            assert_eq!(answer.session, "s1");
+            assert_eq!(answer.frames, connected);
+            assert_eq!(
+                [answer.rest.as_slice(), rest].concat(),
+                all[end..],
+                "cut at {cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn takes_connected_out_of_a_batch() {
+        let batch = frames(&[
+            "o",
+            r#"a["{\"msg\":\"server_id\",\"server_id\":\"0\"}","{\"msg\":\"connected\",\"session\":\"s2\"}","{\"msg\":\"ping\"}"]"#,
+        ]);
+        let answer = AnswerReader::new(Framing::SockJs)
+            .feed(&batch)
+            .unwrap()
+            .unwrap();
+        assert_eq!(answer.session, "s2");
+        let expected = frames(&[
+            r#"a["{\"msg\":\"connected\",\"session\":\"s2\"}"]"#,
+            r#"a["{\"msg\":\"ping\"}"]"#,
+        ]);
+        assert_eq!(answer.frames, expected);
+    }
+
+    #[test]
+    fn a_refusal_is_an_error() {
+        let failed = frames(&[r#"{"msg":"failed","version":"1"}"#]);
+        let error = AnswerReader::new(Framing::Raw).feed(&failed);
+        assert!(matches!(error, Err(LegError::Unreadable)));
+        let close = AnswerReader::new(Framing::Raw).feed(&[0x88, 0x00]);
+        assert!(matches!(close, Err(LegError::Ended)));
+        let flood = vec![0; 300 * 1024];
+        assert!(AnswerReader::new(Framing::Raw).feed(&flood).is_err());
+    }
+}

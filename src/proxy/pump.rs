@@ -1,0 +1,637 @@
+//! One direction of a relay: bytes in, the same bytes out, a look at the start of each message.
+//!
+//! Frames are passed on as they came, header, mask and fragments included. Control frames end here.
+//! A message is judged by at most [`PEEK_BYTES`] of its text; it is held back only while fewer of
+//! them are here than that and the message has not ended, which is rare, or when its whole text is
+//! wanted. Nothing is allocated for a message that arrives in one read.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::AsyncWrite;
+
+use crate::{
+    base::chunk::{Backlog, Full},
+    session::{Disconnect, Verdict},
+    ws::{
+        CloseFrame, ControlPayload, FrameCursor, Mask, OpCode, Piece, ProtocolError, Sender,
+        Utf8Check,
+    },
+};
+
+/// Bytes of a message's text that decide about it.
+pub(super) const PEEK_BYTES: usize = 512;
+
+/// One direction's place in the stream.
+#[derive(Debug)]
+pub(super) struct Pump {
+    cursor: FrameCursor,
+    flow: Flow,
+    /// Payload of the control frame that is coming in.
+    control: Option<Box<ControlPayload>>,
+    /// Text of clients is checked, so that it is the gateway that closes with 1007 and not a
+    /// streamer that has read half of it.
+    utf8: Option<Utf8Check>,
+}
+
+/// What the pump asks about and reports while it walks.
+pub(super) trait Inspector {
+    /// A data message begins with `prefix`, which is all of it when it is shorter than
+    /// [`PEEK_BYTES`].
+    fn judge(&mut self, text: bool, prefix: &[u8]) -> Verdict;
+
+    /// A message that was to be put together is complete.
+    fn assembled(&mut self, message: Held) -> Result<(), Disconnect>;
+
+    /// A ping came; it wants a pong with the same payload.
+    fn ping(&mut self, payload: Box<ControlPayload>);
+}
+
+/// A message held back: its frames as they came, and its clear text.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) frames: Vec<u8>,
+    pub(super) text: Vec<u8>,
+}
+
+/// What one call of [`Pump::feed`] went through.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fed {
+    /// Data messages that began.
+    pub(super) messages: u32,
+    /// Frames of all kinds that began.
+    pub(super) frames: u32,
+}
+
+/// Why a direction ends.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// A close frame came.
+    Closed(Option<CloseFrame>),
+    /// The sender broke the protocol.
+    Protocol(ProtocolError),
+    /// A verdict.
+    Disconnect(Disconnect),
+    /// The process has no memory left for slow receivers.
+    Full,
+    /// The receiver's socket failed.
+    Broken,
+}
+
+impl From<ProtocolError> for Stop {
+    fn from(error: ProtocolError) -> Self {
+        Self::Protocol(error)
+    }
+}
+
+/// State of the data message that is passing.
+#[derive(Debug)]
+enum Flow {
+    /// Passes on (or none is open).
+    Forward,
+    Drop,
+    /// Held until enough of it is here to judge it.
+    Judge(Box<Held>),
+    /// Held until all of it is here.
+    Assemble(Box<Held>),
+}
+
+impl Pump {
+    pub(super) fn new(sender: Sender, message_limit: u64) -> Self {
+        Self {
+            cursor: FrameCursor::new(sender, message_limit),
+            flow: Flow::Forward,
+            control: None,
+            utf8: (sender == Sender::Client).then(Utf8Check::new),
+        }
+    }
+
+    /// Whether a frame of the gateway's own may stand here in what was passed on.
+    pub(super) fn at_frame_boundary(&self) -> bool {
+        self.cursor.at_frame_boundary() || !matches!(self.flow, Flow::Forward)
+    }
+
+    /// Walks over `input` and writes what passes to `outlet`, in order.
+    ///
+    /// # Errors
+    /// After an error nothing more may be fed; what stood before the fault has been written.
+    pub(super) fn feed<S: AsyncWrite + Unpin>(
+        &mut self,
+        input: &[u8],
+        outlet: &mut Outlet<'_, '_, S>,
+        inspector: &mut impl Inspector,
+    ) -> Result<Fed, Stop> {
+        let mut fed = Fed::default();
+        let mut at = 0;
+        // Bytes from here to `at` pass and are not written yet; equal to `at` in any flow but
+        // `Forward`.
+        let mut from = 0;
+        while at < input.len() || self.cursor.empty_payload_due() {
+            let step = match self.cursor.step(&input[at..]) {
+                Ok(step) => step,
+                Err(error) => {
+                    outlet.write(&input[from..at])?;
+                    return Err(error.into());
+                }
+            };
+            let next = at + step.used;
+            match step.piece {
+                Piece::Partial => {
+                    outlet.write(&input[from..at])?;
+                    from = next;
+                }
+                Piece::Header {
+                    header,
+                    starts_message,
+                    split,
+                } => {
+                    fed.frames += 1;
+                    if header.opcode.control() {
+                        outlet.write(&input[from..at])?;
+                        from = next;
+                        self.control = Some(Box::new(ControlPayload::new()));
+                    } else if starts_message {
+                        fed.messages += 1;
+                        let here = &input[next..];
+                        let whole = header.fin && header.len <= here.len() as u64;
+                        let seen = PEEK_BYTES
+                            .min(here.len())
+                            .min(usize::try_from(header.len).unwrap_or(usize::MAX));
+                        if whole || seen == PEEK_BYTES {
+                            let text = header.opcode == OpCode::Text;
+                            let prefix = &here[..seen];
+                            let verdict = match header.mask {
+                                Some(key) => {
+                                    let mut clear = [0; PEEK_BYTES];
+                                    Mask::new(key).apply(prefix, &mut clear[..seen]);
+                                    inspector.judge(text, &clear[..seen])
+                                }
+                                None => inspector.judge(text, prefix),
+                            };
+                            if verdict != Verdict::Forward || split {
+                                outlet.write(&input[from..at])?;
+                                from = next;
+                            }
+                            match verdict {
+                                Verdict::Forward if split => {
+                                    outlet.write(self.cursor.raw_header())?;
+                                }
+                                Verdict::Forward => {}
+                                Verdict::Drop => self.flow = Flow::Drop,
+                                Verdict::Assemble => self.flow = Flow::Assemble(self.hold()),
+                                Verdict::Close(reason) => return Err(Stop::Disconnect(reason)),
+                            }
+                        } else {
+                            outlet.write(&input[from..at])?;
+                            from = next;
+                            self.flow = Flow::Judge(self.hold());
+                        }
+                    } else {
+                        match &mut self.flow {
+                            Flow::Forward if split => {
+                                outlet.write(&input[from..at])?;
+                                outlet.write(self.cursor.raw_header())?;
+                                from = next;
+                            }
+                            Flow::Forward => {}
+                            Flow::Drop => from = next,
+                            Flow::Judge(held) | Flow::Assemble(held) => {
+                                held.frames.extend_from_slice(self.cursor.raw_header());
+                                from = next;
+                            }
+                        }
+                    }
+                }
+                Piece::Payload {
+                    mask,
+                    opcode,
+                    frame_end,
+                    ..
+                } if opcode.control() => {
+                    from = next;
+                    if let Some(control) = &mut self.control {
+                        control.push(&input[at..next], mask)?;
+                    }
+                    if frame_end {
+                        self.end_control(opcode, inspector)?;
+                    }
+                }
+                Piece::Payload {
+                    mask,
+                    opcode,
+                    message_end,
+                    ..
+                } => {
+                    let bytes = &input[at..next];
+                    if opcode == OpCode::Text
+                        && let Some(utf8) = &mut self.utf8
+                        && let Err(error) = check_text(utf8, bytes, mask, message_end)
+                    {
+                        outlet.write(&input[from..at])?;
+                        return Err(error.into());
+                    }
+                    match &mut self.flow {
+                        Flow::Forward => {}
+                        Flow::Drop => from = next,
+                        Flow::Judge(held) | Flow::Assemble(held) => {
+                            held.push(bytes, mask)?;
+                            from = next;
+                            self.judge_held(
+                                opcode == OpCode::Text,
+                                message_end,
+                                outlet,
+                                inspector,
+                            )?;
+                        }
+                    }
+                    if message_end {
+                        self.flow = Flow::Forward;
+                    }
+                }
+            }
+            at = next;
+        }
+        outlet.write(&input[from..at])?;
+        Ok(fed)
+    }
+
+    /// A message whose header was read last and is held back from here on.
+    fn hold(&self) -> Box<Held> {
+        Box::new(Held {
+            frames: self.cursor.raw_header().to_vec(),
+            text: Vec::new(),
+        })
+    }
+
+    /// Decides about a held message when enough of it is here.
+    fn judge_held<S: AsyncWrite + Unpin>(
+        &mut self,
+        text: bool,
+        message_end: bool,
+        outlet: &mut Outlet<'_, '_, S>,
+        inspector: &mut impl Inspector,
+    ) -> Result<(), Stop> {
+        if let Flow::Judge(held) = &mut self.flow {
+            let enough = held.text.len() >= PEEK_BYTES || held.frames.len() >= JUDGE_BYTES;
+            if !enough && !message_end {
+                return Ok(());
+            }
+            let held = std::mem::take(held);
+            match inspector.judge(text, &held.text[..held.text.len().min(PEEK_BYTES)]) {
+                Verdict::Forward => {
+                    self.flow = Flow::Forward;
+                    return outlet.write(&held.frames);
+                }
+                Verdict::Drop => {
+                    self.flow = Flow::Drop;
+                    return Ok(());
+                }
+                Verdict::Close(reason) => return Err(Stop::Disconnect(reason)),
+                Verdict::Assemble => self.flow = Flow::Assemble(held),
+            }
+        }
+        if message_end && let Flow::Assemble(held) = &mut self.flow {
+            let held = std::mem::take(held);
+            return inspector.assembled(*held).map_err(Stop::Disconnect);
+        }
+        Ok(())
+    }
+
+    fn end_control(&mut self, opcode: OpCode, inspector: &mut impl Inspector) -> Result<(), Stop> {
+        let Some(payload) = self.control.take() else {
+            return Ok(());
+        };
+        match opcode {
+            OpCode::Ping => inspector.ping(payload),
+            OpCode::Close => return Err(Stop::Closed(CloseFrame::parse(payload.as_bytes())?)),
+            // A pong has done its work by arriving.
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Held {
+    fn push(&mut self, bytes: &[u8], mask: Option<Mask>) -> Result<(), Stop> {
+        if self.frames.len() + bytes.len() > ASSEMBLE_BYTES {
+            return Err(Stop::Protocol(ProtocolError::MessageTooBig));
+        }
+        self.frames.extend_from_slice(bytes);
+        let start = self.text.len();
+        self.text.extend_from_slice(bytes);
+        if let Some(mask) = mask {
+            mask.apply_in_place(&mut self.text[start..]);
+        }
+        Ok(())
+    }
+}
+
+/// Where passed bytes go: to the socket while it takes them, else to the backlog.
+pub(super) struct Outlet<'a, 'w, S> {
+    pub(super) target: Target<'a, S>,
+    pub(super) backlog: &'a mut Backlog,
+    pub(super) cx: &'a mut Context<'w>,
+    /// Bytes the receiver has taken.
+    pub(super) taken: u64,
+}
+
+/// Who receives.
+pub(super) enum Target<'a, S> {
+    Stream(&'a mut S),
+    /// Nobody yet: the backlog keeps everything.
+    Later,
+    /// Nobody any more.
+    Nobody,
+}
+
+impl<S: AsyncWrite + Unpin> Outlet<'_, '_, S> {
+    /// Takes all of `bytes` or fails.
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
+        match &mut self.target {
+            Target::Nobody => return Ok(()),
+            Target::Later => {}
+            Target::Stream(stream) if self.backlog.is_empty() => {
+                while !bytes.is_empty() {
+                    match Pin::new(&mut **stream).poll_write(self.cx, bytes) {
+                        Poll::Ready(Ok(0) | Err(_)) => return Err(Stop::Broken),
+                        Poll::Ready(Ok(taken)) => {
+                            self.taken += taken as u64;
+                            bytes = &bytes[taken..];
+                        }
+                        Poll::Pending => break,
+                    }
+                }
+            }
+            Target::Stream(_) => {}
+        }
+        self.backlog
+            .push(bytes, usize::MAX)
+            .map_err(|Full| Stop::Full)
+    }
+
+    /// Offers the backlog to the receiver.
+    pub(super) fn flush(&mut self) -> Result<(), Stop> {
+        let Target::Stream(stream) = &mut self.target else {
+            return Ok(());
+        };
+        while !self.backlog.is_empty() {
+            match Pin::new(&mut **stream).poll_write(self.cx, self.backlog.front()) {
+                Poll::Ready(Ok(0) | Err(_)) => return Err(Stop::Broken),
+                Poll::Ready(Ok(taken)) => {
+                    self.taken += taken as u64;
+                    self.backlog.advance(taken);
+                }
+                Poll::Pending => break,
+            }
+        }
+        match Pin::new(&mut **stream).poll_flush(self.cx) {
+            Poll::Ready(Err(_)) => Err(Stop::Broken),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
+    }
+}
+
+fn check_text(
+    utf8: &mut Utf8Check,
+    bytes: &[u8],
+    mask: Option<Mask>,
+    message_end: bool,
+) -> Result<(), ProtocolError> {
+    match mask {
+        None => utf8.push(bytes)?,
+        Some(mask) => {
+            let mut clear = [0; PEEK_BYTES];
+            let mut done = 0;
+            for window in bytes.chunks(clear.len()) {
+                let clear = &mut clear[..window.len()];
+                mask.rotated(done).apply(window, clear);
+                utf8.push(clear)?;
+                done += window.len();
+            }
+        }
+    }
+    if message_end { utf8.finish() } else { Ok(()) }
+}
+
+/// A message that comes in this many bytes of fragments without [`PEEK_BYTES`] of text is judged by
+/// what is there.
+const JUDGE_BYTES: usize = 8 * 1024;
+
+/// Largest message that is put together.
+const ASSEMBLE_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::Arc,
+        task::{Context, Waker},
+    };
+
+    use proptest::prelude::{Strategy, any, prop, prop_assert_eq, prop_oneof, proptest};
+
+    use super::{Held, Inspector, Outlet, PEEK_BYTES, Pump, Stop, Target};
+    use crate::{
+        base::chunk::{Backlog, Budget},
+        session::{Disconnect, Verdict},
+        ws::{ControlPayload, FrameHeader, MAX_HEADER, Mask, OpCode, ProtocolError, Sender},
+    };
+
+    /// Judges by the first letter of a message: `d` is dropped, `a` is put together.
+    #[derive(Default)]
+    struct Letters {
+        judged: Vec<Vec<u8>>,
+        assembled: Vec<Vec<u8>>,
+        pings: Vec<Vec<u8>>,
+    }
+
+    impl Inspector for Letters {
+        fn judge(&mut self, _text: bool, prefix: &[u8]) -> Verdict {
+            self.judged.push(prefix.to_vec());
+            match prefix.first() {
+                Some(b'd') => Verdict::Drop,
+                Some(b'a') => Verdict::Assemble,
+                Some(b'c') => Verdict::Close(Disconnect::NotConnect),
+                _ => Verdict::Forward,
+            }
+        }
+
+        fn assembled(&mut self, message: Held) -> Result<(), Disconnect> {
+            self.assembled.push(message.text);
+            Ok(())
+        }
+
+        fn ping(&mut self, payload: Box<ControlPayload>) {
+            self.pings.push(payload.as_bytes().to_vec());
+        }
+    }
+
+    fn frame(fin: bool, opcode: OpCode, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
+        let header = FrameHeader {
+            fin,
+            opcode,
+            mask,
+            len: payload.len() as u64,
+        };
+        let mut head = [0; MAX_HEADER];
+        let length = header.encode(&mut head);
+        let mut frame = head[..length].to_vec();
+        let start = frame.len();
+        frame.extend_from_slice(payload);
+        if let Some(key) = mask {
+            Mask::new(key).apply_in_place(&mut frame[start..]);
+        }
+        frame
+    }
+
+    fn run(pieces: &[&[u8]], sender: Sender) -> (Vec<u8>, Letters, Option<Stop>) {
+        let mut pump = Pump::new(sender, 100_000);
+        let mut backlog = Backlog::new(Arc::new(Budget::new(usize::MAX)));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut out = Vec::new();
+        let mut letters = Letters::default();
+        for piece in pieces {
+            let mut outlet = Outlet {
+                target: Target::Stream(&mut out),
+                backlog: &mut backlog,
+                cx: &mut cx,
+                taken: 0,
+            };
+            if let Err(stop) = pump.feed(piece, &mut outlet, &mut letters) {
+                return (out, letters, Some(stop));
+            }
+        }
+        assert!(backlog.is_empty());
+        (out, letters, None)
+    }
+
+    #[derive(Clone, Debug)]
+    struct Message {
+        text: Vec<u8>,
+        cuts: Vec<usize>,
+        ping: Option<Vec<u8>>,
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let first = prop_oneof![4 => Just(b'f'), 2 => Just(b'd'), 1 => Just(b'a')];
+        let size = prop_oneof![0..40_usize, 500..530_usize, 1000..3000_usize];
+        (
+            first,
+            size,
+            prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+            prop::option::of(prop::collection::vec(any::<u8>(), 0..125)),
+        )
+            .prop_map(|(first, size, cuts, ping)| {
+                let mut text = vec![first; size];
+                for (n, byte) in text.iter_mut().enumerate().skip(1) {
+                    *byte = b"0123456789"[n % 10];
+                }
+                let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(size + 1)).collect();
+                cuts.sort_unstable();
+                Message { text, cuts, ping }
+            })
+    }
+
+    use proptest::prelude::Just;
+
+    proptest! {
+        #[test]
+        fn what_passes_is_the_same_wherever_reads_are_cut(
+            messages in prop::collection::vec(message(), 1..8),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+            masked in any::<bool>(),
+        ) {
+            let (sender, mask) = if masked {
+                (Sender::Client, Some([7, 0, 255, 31]))
+            } else {
+                (Sender::Server, None)
+            };
+            let mut wire = Vec::new();
+            let mut expected = Vec::new();
+            let mut assembled = Vec::new();
+            let mut pings = Vec::new();
+            for Message { text, cuts, ping } in &messages {
+                let mut from = 0;
+                let ends = cuts.iter().copied().chain([text.len()]);
+                for (n, end) in ends.enumerate() {
+                    let opcode = if n == 0 { OpCode::Text } else { OpCode::Continuation };
+                    let part = frame(n == cuts.len(), opcode, mask, &text[from..end]);
+                    wire.extend_from_slice(&part);
+                    if !matches!(text.first(), Some(b'd' | b'a')) {
+                        expected.extend_from_slice(&part);
+                    }
+                    if n == 0 && let Some(ping) = ping {
+                        wire.extend_from_slice(&frame(true, OpCode::Ping, mask, ping));
+                        pings.push(ping.clone());
+                    }
+                    from = end;
+                }
+                if text.first() == Some(&b'a') {
+                    assembled.push(text.clone());
+                }
+            }
+            let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(wire.len())).collect();
+            at.extend([0, wire.len()]);
+            at.sort_unstable();
+            let pieces: Vec<&[u8]> = at.windows(2).map(|pair| &wire[pair[0]..pair[1]]).collect();
+            let (out, letters, stop) = run(&pieces, sender);
+            assert!(stop.is_none(), "{stop:?}");
+            prop_assert_eq!(out, expected);
+            prop_assert_eq!(letters.assembled, assembled);
+            prop_assert_eq!(letters.pings, pings);
+            let judged: Vec<Vec<u8>> = messages
+                .iter()
+                .map(|message| message.text[..message.text.len().min(PEEK_BYTES)].to_vec())
+                .collect();
+            prop_assert_eq!(letters.judged, judged);
+        }
+    }
+
+    #[test]
+    fn what_stands_before_a_fault_is_passed_on() {
+        let good = frame(true, OpCode::Text, Some([1, 2, 3, 4]), b"fine");
+        let mut wire = good.clone();
+        wire.extend_from_slice(&frame(true, OpCode::Text, None, b"not masked"));
+        let (out, _, stop) = run(&[&wire], Sender::Client);
+        assert_eq!(out, good);
+        assert!(
+            matches!(stop, Some(Stop::Protocol(ProtocolError::MaskMissing))),
+            "{stop:?}"
+        );
+    }
+
+    #[test]
+    fn broken_text_of_a_client_is_found() {
+        let broken = frame(true, OpCode::Text, Some([9, 9, 9, 9]), b"f\xff\xff");
+        let (_, _, stop) = run(&[&broken], Sender::Client);
+        let Some(Stop::Protocol(error)) = stop else {
+            panic!("{stop:?}")
+        };
+        assert_eq!(error.close_code().0, 1007);
+    }
+
+    #[test]
+    fn a_verdict_ends_the_direction() {
+        let good = frame(true, OpCode::Text, None, b"fine");
+        let mut wire = good.clone();
+        wire.extend_from_slice(&frame(true, OpCode::Text, None, b"close me"));
+        let (out, _, stop) = run(&[&wire], Sender::Server);
+        assert_eq!(out, good);
+        assert!(
+            matches!(stop, Some(Stop::Disconnect(Disconnect::NotConnect))),
+            "{stop:?}"
+        );
+    }
+
+    #[test]
+    fn a_message_to_be_put_together_has_a_bound() {
+        let large = frame(true, OpCode::Text, None, &[b'a'; 90_000]);
+        let (out, _, stop) = run(&[&large], Sender::Server);
+        assert!(out.is_empty());
+        assert!(
+            matches!(stop, Some(Stop::Protocol(ProtocolError::MessageTooBig))),
+            "{stop:?}"
+        );
+    }
+}

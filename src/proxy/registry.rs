@@ -1,0 +1,252 @@
+//! The sessions that are open, for those who steer and those who look.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde::Serialize;
+
+use super::mailbox::{Command, Mailbox};
+use crate::{
+    base::{
+        id::{ClientAddr, PeerAddr, PoolName, SessionId, StreamerId},
+        shard::Sharded,
+    },
+    ddp::Framing,
+};
+
+/// All open sessions.
+#[derive(Debug, Default)]
+pub struct Registry {
+    sessions: Sharded<SessionId, Arc<Entry>>,
+    last: AtomicU64,
+}
+
+/// One session as others see it; the relay keeps it up to date.
+#[derive(Debug)]
+pub struct Entry {
+    pub id: SessionId,
+    pub client: ClientAddr,
+    pub peer: PeerAddr,
+    pub pool: PoolName,
+    pub framing: Framing,
+    pub tls: bool,
+    pub opened: Instant,
+    pub opened_at: SystemTime,
+    pub mailbox: Mailbox,
+    pub traffic: Traffic,
+    place: Mutex<Place>,
+    _guard: Guard,
+}
+
+/// What has to live as long as a client's socket: its place among the connections.
+#[derive(Clone)]
+pub struct Guard(pub Arc<dyn Send + Sync>);
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Guard")
+    }
+}
+
+/// Where a session is attached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub phase: &'static str,
+    pub streamer: Option<StreamerId>,
+    /// The id in the streamer's `connected`.
+    pub ddp_session: Option<Box<str>>,
+}
+
+/// Counters that move while the session lives.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    pub messages_up: AtomicU64,
+    pub messages_down: AtomicU64,
+    pub bytes_up: AtomicU64,
+    pub bytes_down: AtomicU64,
+}
+
+/// What a new session is registered with.
+#[derive(Clone, Debug)]
+pub struct Newcomer {
+    pub client: ClientAddr,
+    pub peer: PeerAddr,
+    pub pool: PoolName,
+    pub framing: Framing,
+    pub tls: bool,
+    pub guard: Guard,
+}
+
+/// A place in the registry; given back when dropped.
+#[derive(Debug)]
+pub struct Registration {
+    entry: Arc<Entry>,
+    registry: Arc<Registry>,
+}
+
+/// A session as a line of `/sessions`.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionRow {
+    pub id: String,
+    pub client: String,
+    pub peer: SocketAddr,
+    pub pool: String,
+    pub framing: &'static str,
+    pub tls: bool,
+    pub phase: &'static str,
+    pub streamer: Option<String>,
+    pub opened_at_unix_seconds: u64,
+    pub age_seconds: u64,
+    pub messages_up: u64,
+    pub messages_down: u64,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+}
+
+impl Registry {
+    pub fn register(
+        self: &Arc<Self>,
+        newcomer: Newcomer,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Registration {
+        let id = SessionId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
+        let Newcomer {
+            client,
+            peer,
+            pool,
+            framing,
+            tls,
+            guard,
+        } = newcomer;
+        let entry = Arc::new(Entry {
+            id,
+            client,
+            peer,
+            pool,
+            framing,
+            tls,
+            opened: now,
+            opened_at: wall,
+            mailbox: Mailbox::default(),
+            traffic: Traffic::default(),
+            place: Mutex::new(Place {
+                phase: "greeting",
+                ..Place::default()
+            }),
+            _guard: guard,
+        });
+        self.sessions.insert(id, entry.clone());
+        Registration {
+            entry,
+            registry: self.clone(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Calls `visit` for each open session; sessions may come and go meanwhile.
+    pub fn for_each(&self, mut visit: impl FnMut(&Arc<Entry>)) {
+        self.sessions.for_each(|_, entry| visit(entry));
+    }
+
+    /// Leaves an order for one session; false when it is not (any more) open.
+    pub fn send(&self, id: SessionId, command: Command) -> bool {
+        self.sessions
+            .with(&id, |entry| entry.mailbox.send(command))
+            .is_some()
+    }
+
+    /// Up to `limit` sessions with ids above `after`, by id.
+    pub fn rows(&self, after: SessionId, limit: usize, now: Instant) -> Vec<SessionRow> {
+        let mut entries = Vec::new();
+        self.for_each(|entry| {
+            if entry.id > after {
+                entries.push(entry.clone());
+            }
+        });
+        entries.sort_unstable_by_key(|entry| entry.id);
+        entries.truncate(limit);
+        entries.iter().map(|entry| entry.row(now)).collect()
+    }
+}
+
+impl Entry {
+    pub fn place(&self) -> Place {
+        self.place
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn set_place(&self, place: Place) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    }
+
+    pub(super) fn set_phase(&self, phase: &'static str) {
+        self.place
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .phase = phase;
+    }
+
+    fn row(&self, now: Instant) -> SessionRow {
+        let place = self.place();
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        SessionRow {
+            id: self.id.to_string(),
+            client: self.client.to_string(),
+            peer: self.peer.0,
+            pool: self.pool.to_string(),
+            framing: framing_label(self.framing),
+            tls: self.tls,
+            phase: place.phase,
+            streamer: place.streamer.map(|id| id.to_string()),
+            opened_at_unix_seconds: self
+                .opened_at
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            age_seconds: now.duration_since(self.opened).as_secs(),
+            messages_up: read(&self.traffic.messages_up),
+            messages_down: read(&self.traffic.messages_down),
+            bytes_up: read(&self.traffic.bytes_up),
+            bytes_down: read(&self.traffic.bytes_down),
+        }
+    }
+}
+
+impl Registration {
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
+    pub fn age(&self, now: Instant) -> Duration {
+        now.duration_since(self.entry.opened)
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.registry.sessions.remove(&self.entry.id);
+    }
+}
+
+pub(super) fn framing_label(framing: Framing) -> &'static str {
+    match framing {
+        Framing::Raw => "raw",
+        Framing::SockJs => "sockjs",
+    }
+}

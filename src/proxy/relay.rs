@@ -1,0 +1,766 @@
+//! One client's socket and its leg, as one future without a buffer of its own.
+//!
+//! A pass does, in this order: orders from the mailbox, timers, client to streamer, the attachment,
+//! streamer to client, what the session wants done, frames of our own, flush, counters, the end.
+//! Each direction reads into the thread's scratch and writes on at once; only what the other side
+//! does not take is kept.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use pin_project_lite::pin_project;
+use tokio::{io::AsyncWrite, time::Sleep};
+use tracing::info;
+
+use super::{
+    attach::{Attached, Opening, attach, text_frame},
+    mailbox::Command,
+    pump::{Fed, Held, Inspector, Outlet, Pump, Stop, Target},
+    registry::Registration,
+    shared::Shared,
+};
+use crate::{
+    base::chunk::{Backlog, SCRATCH_BYTES, with_scratch},
+    ddp::{self, Connect, Framing, SyntaxError, messages_from_client, peek, wrap_for_client},
+    net::stream::{Downstream, Upstream},
+    pool::{Outcome, Permit},
+    session::{Action, Disconnect, Phase, Session, Verdict, limits::Over},
+    telemetry::meters::Counted,
+    ws::{CloseCode, CloseFrame, ControlFrame, ControlPayload, Sender},
+};
+
+pin_project! {
+    /// The relay of one session; resolves when the session is over.
+    pub(super) struct Relay {
+        state: State,
+        #[pin]
+        timer: Sleep,
+    }
+}
+
+// Ten thousand sessions cost this times ten thousand. With the runtime's header it fits in
+// jemalloc's class of 896 bytes.
+const _: () = assert!(size_of::<Relay>() <= 800);
+
+struct State {
+    down: Downstream,
+    leg: Option<Leg>,
+    session: Session,
+    up_pump: Pump,
+    down_pump: Pump,
+    /// What the streamer, and what the client, has not taken yet.
+    up_backlog: Backlog,
+    down_backlog: Backlog,
+    setup: Setup,
+    /// Messages that began since the client's backlog was last empty.
+    down_waiting: u32,
+    ends: Ends,
+    /// A ping of the client that wants its pong.
+    pong: Option<Box<ControlPayload>>,
+    /// The phase in which the session is counted.
+    counted: (Phase, Counted),
+    terms_version: u32,
+    /// Bytes that may wait for the client.
+    buffer: usize,
+    registration: Registration,
+    shared: Arc<Shared>,
+}
+
+/// What there is before a session is live, and is freed then.
+enum Setup {
+    /// The client has not sent `connect` yet. `early` are its first bytes, which were read together
+    /// with its upgrade request.
+    Greeting {
+        opening: Box<Opening>,
+        early: Bytes,
+    },
+    Attaching(Attaching),
+    Done,
+}
+
+type Attaching = Pin<Box<dyn Future<Output = Result<Attached, Disconnect>> + Send>>;
+
+/// A session's place on a streamer.
+struct Leg {
+    stream: Upstream,
+    permit: Permit,
+}
+
+/// How far the end is, on each side.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ends {
+    /// A close frame waits for the next frame boundary towards the client.
+    client_due: Option<Disconnect>,
+    client_told: bool,
+    /// Nothing the client sends is understood any more.
+    client_deaf: bool,
+    /// The client has said goodbye or is gone.
+    client_done: bool,
+    leg_told: bool,
+    leg_done: bool,
+}
+
+/// Traffic of one pass.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flowed {
+    messages_up: u64,
+    messages_down: u64,
+    bytes_up: u64,
+    bytes_down: u64,
+    /// Bytes that the client took.
+    taken: u64,
+}
+
+impl Relay {
+    /// A relay for a client that has been answered 101. `greeting` is sent at once; `early` is what
+    /// the client sent together with its upgrade request.
+    pub(super) fn new(
+        down: Downstream,
+        early: Bytes,
+        greeting: &[u8],
+        opening: Box<Opening>,
+        registration: Registration,
+        now: Instant,
+    ) -> Self {
+        let shared = opening.shared.clone();
+        let terms_version = shared.terms.version();
+        let terms = shared.terms.load();
+        let mut down_backlog = Backlog::new(shared.budget.clone());
+        // Refused only when the process has used up its budget; then the client's first message
+        // ends the session as overloaded.
+        let _ = down_backlog.push(greeting, greeting.len());
+        Self {
+            state: State {
+                down,
+                leg: None,
+                session: Session::new(opening.framing, terms.rules.clone(), now),
+                up_pump: Pump::new(Sender::Client, terms.message_limit),
+                down_pump: Pump::new(Sender::Server, STREAMER_MESSAGE_BYTES),
+                up_backlog: Backlog::new(shared.budget.clone()),
+                down_backlog,
+                setup: Setup::Greeting { opening, early },
+                down_waiting: 0,
+                ends: Ends::default(),
+                pong: None,
+                counted: (Phase::Greeting, Counted::new(&shared.meters.greeting)),
+                terms_version,
+                buffer: terms.buffer,
+                registration,
+                shared,
+            },
+            timer: tokio::time::sleep(Duration::ZERO),
+        }
+    }
+}
+
+impl Future for Relay {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let (state, mut timer) = (this.state, this.timer);
+        let now = Instant::now();
+        if timer.deadline().into_std() <= now {
+            state.session.handle_timeout(now);
+        }
+        let again = state.pass(cx, now);
+        if let Phase::Ended(reason) = state.session.phase() {
+            state.record_end(reason, now);
+            return Poll::Ready(());
+        }
+        // The timer is only ever moved forward, or set anew when it has fired: the common case, a
+        // deadline that moves back with each message, costs nothing, and firing early does no harm.
+        let armed = timer.deadline().into_std();
+        if let Some(at) = state.session.next_timeout()
+            && (at < armed || armed <= now)
+        {
+            timer.as_mut().reset(at.into());
+            if timer.poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+        }
+        if again {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl State {
+    /// Does all there is to do now; true when it stopped for fairness and wants another turn.
+    fn pass(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut flowed = Flowed::default();
+        self.read_orders(cx, now);
+        let mut again = self.read_client(cx, &mut flowed, now);
+        self.attach(cx, &mut flowed, now);
+        again |= self.read_streamer(cx, &mut flowed, now);
+        while let Some(action) = self.session.poll_action() {
+            self.act(action, cx);
+        }
+        self.write_own_frames();
+        self.flush(cx, &mut flowed, now);
+        self.finish(cx);
+        self.record(flowed);
+        again
+    }
+
+    fn read_orders(&mut self, cx: &Context<'_>, now: Instant) {
+        let mailbox = &self.registration.entry().mailbox;
+        if let Setup::Greeting { .. } = self.setup {
+            mailbox.register(cx.waker());
+        }
+        if let Some(Command::Close { reason, after }) = mailbox.take() {
+            self.session.handle_order(reason, after, now);
+        }
+        let version = self.shared.terms.version();
+        if version != self.terms_version {
+            self.terms_version = version;
+            let terms = self.shared.terms.load();
+            self.buffer = terms.buffer;
+            self.session.handle_rules(terms.rules.clone(), now);
+        }
+    }
+
+    fn read_client(&mut self, cx: &mut Context<'_>, flowed: &mut Flowed, now: Instant) -> bool {
+        for _ in 0..READS {
+            if self.ends.client_done || !self.session.reads_client() {
+                return false;
+            }
+            let closing = is_closing(&self.session);
+            let room = match self.leg {
+                _ if closing => SCRATCH_BYTES,
+                // Back-pressure: the client is read no faster than the streamer reads.
+                Some(_) if !self.up_backlog.is_empty() => 0,
+                Some(_) => SCRATCH_BYTES,
+                None => HELD_BYTES
+                    .saturating_sub(self.up_backlog.len())
+                    .min(SCRATCH_BYTES),
+            };
+            if room == 0 {
+                return false;
+            }
+            let read = with_scratch(|scratch| {
+                let input = match self.fill_from_client(cx, &mut scratch[..room]) {
+                    Poll::Ready(0) => {
+                        self.ends.client_done = true;
+                        self.session.end(Disconnect::ClientGone);
+                        return false;
+                    }
+                    Poll::Ready(filled) => &scratch[..filled],
+                    Poll::Pending => return false,
+                };
+                flowed.bytes_up += input.len() as u64;
+                if !self.ends.client_deaf {
+                    self.feed_up(input, cx, flowed, now);
+                }
+                true
+            });
+            if !read {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Bytes of the client into `room`; 0 when there will be no more.
+    fn fill_from_client(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<usize> {
+        if let Setup::Greeting { early, .. } = &mut self.setup
+            && !early.is_empty()
+        {
+            let early = early.split_to(early.len().min(room.len()));
+            room[..early.len()].copy_from_slice(&early);
+            return Poll::Ready(early.len());
+        }
+        self.down
+            .poll_fill(cx, room)
+            .map(|filled| filled.unwrap_or(0))
+    }
+
+    fn feed_up(&mut self, input: &[u8], cx: &mut Context<'_>, flowed: &mut Flowed, now: Instant) {
+        let gone = is_closing(&self.session) || self.session.phase() == Phase::Orphaned;
+        let mut outlet = Outlet {
+            target: match &mut self.leg {
+                _ if gone => Target::Nobody,
+                Some(leg) => Target::Stream(&mut leg.stream),
+                None => Target::Later,
+            },
+            backlog: &mut self.up_backlog,
+            cx,
+            taken: 0,
+        };
+        let mut connect = None;
+        let mut inspector = FromClient {
+            session: &mut self.session,
+            connect: &mut connect,
+            pong: &mut self.pong,
+            now,
+        };
+        let fed = self.up_pump.feed(input, &mut outlet, &mut inspector);
+        if let Some(connect) = connect {
+            self.start_attaching(connect);
+        }
+        let (frames, messages) = match &fed {
+            Ok(Fed { messages, frames }) => (*frames, *messages),
+            Err(_) => (1, 0),
+        };
+        flowed.messages_up += u64::from(messages);
+        let bytes = u32::try_from(input.len()).unwrap_or(u32::MAX);
+        match self.session.handle_client_input(frames, bytes, now) {
+            Some(Over::Messages) => self.shared.meters.limited_messages.increment(1),
+            Some(Over::Bytes) => self.shared.meters.limited_bytes.increment(1),
+            None => {}
+        }
+        if let Err(stop) = fed {
+            self.stop_client(stop, now);
+        }
+    }
+
+    fn start_attaching(&mut self, connect: Held) {
+        match std::mem::replace(&mut self.setup, Setup::Done) {
+            Setup::Greeting { mut opening, early } => {
+                opening.connect = connect;
+                self.setup = Setup::Attaching(Box::pin(attach(*opening)));
+                debug_assert!(early.is_empty() || early.len() < SCRATCH_BYTES);
+            }
+            other => self.setup = other,
+        }
+    }
+
+    fn attach(&mut self, cx: &mut Context<'_>, flowed: &mut Flowed, now: Instant) {
+        let Setup::Attaching(attaching) = &mut self.setup else {
+            return;
+        };
+        let Poll::Ready(attached) = attaching.as_mut().poll(cx) else {
+            return;
+        };
+        self.setup = Setup::Done;
+        if self.session.phase() != Phase::Attaching {
+            return;
+        }
+        let Attached {
+            leg,
+            permit,
+            frames,
+            rest,
+        } = match attached {
+            Ok(attached) => attached,
+            Err(reason) => return self.session.close(reason, now),
+        };
+        self.leg = Some(Leg {
+            stream: leg,
+            permit,
+        });
+        self.session.handle_attached(now);
+        flowed.messages_down += 1;
+        flowed.bytes_down += frames.len() as u64;
+        if self.down_backlog.push(&frames, usize::MAX).is_err() {
+            return self.session.close(Disconnect::Overload, now);
+        }
+        if !rest.is_empty() {
+            self.feed_down(&rest, cx, flowed, now);
+        }
+    }
+
+    fn read_streamer(&mut self, cx: &mut Context<'_>, flowed: &mut Flowed, now: Instant) -> bool {
+        for _ in 0..READS {
+            if self.leg.is_none() || self.ends.leg_done {
+                return false;
+            }
+            if self.down_backlog.len() >= self.buffer && !is_closing(&self.session) {
+                // One huge message may take its time; the stall timer watches. Many messages mean
+                // a client that does not keep up.
+                if self.down_waiting > 1 {
+                    self.session.close(Disconnect::SlowConsumer, now);
+                }
+                return false;
+            }
+            let read = with_scratch(|scratch| {
+                let Some(leg) = &mut self.leg else {
+                    return false;
+                };
+                let filled = match leg.stream.poll_fill(cx, scratch) {
+                    Poll::Ready(filled) => filled.unwrap_or(0),
+                    Poll::Pending => return false,
+                };
+                if filled == 0 {
+                    self.lose_leg(now);
+                    return false;
+                }
+                flowed.bytes_down += filled as u64;
+                self.session.handle_streamer_input(now);
+                self.feed_down(&scratch[..filled], cx, flowed, now);
+                true
+            });
+            if !read {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn feed_down(&mut self, input: &[u8], cx: &mut Context<'_>, flowed: &mut Flowed, now: Instant) {
+        let mut outlet = Outlet {
+            target: match self.ends {
+                Ends {
+                    client_told: true, ..
+                }
+                | Ends {
+                    client_done: true, ..
+                } => Target::Nobody,
+                _ => Target::Stream(&mut self.down),
+            },
+            backlog: &mut self.down_backlog,
+            cx,
+            taken: 0,
+        };
+        let mut inspector = FromStreamer {
+            session: &self.session,
+            pong: None,
+        };
+        let fed = self.down_pump.feed(input, &mut outlet, &mut inspector);
+        flowed.taken += outlet.taken;
+        let pong = inspector.pong;
+        if self.down_backlog.is_empty() {
+            self.down_waiting = 0;
+        }
+        match fed {
+            Ok(Fed { messages, .. }) => {
+                flowed.messages_down += u64::from(messages);
+                if !self.down_backlog.is_empty() {
+                    self.down_waiting = self.down_waiting.saturating_add(messages);
+                }
+            }
+            Err(stop) => self.stop_leg(stop, now),
+        }
+        if let Some(payload) = pong {
+            self.push_up(&ControlFrame::pong_to(&payload, Some(rand::random())));
+        }
+    }
+
+    /// A frame of our own towards the streamer; dropped when it does not fit in here.
+    fn push_up(&mut self, frame: &ControlFrame) {
+        if self.leg.is_some() && !self.ends.leg_told && self.up_pump.at_frame_boundary() {
+            // Only a process out of its budget refuses; the streamer then misses a pong.
+            let _ = self.up_backlog.push(frame.as_bytes(), usize::MAX);
+        }
+    }
+
+    fn stop_client(&mut self, stop: Stop, now: Instant) {
+        match stop {
+            Stop::Closed(frame) => {
+                self.ends.client_done = true;
+                let code = frame.map(|frame| frame.code.0);
+                self.session.close(Disconnect::ClientClosed(code), now);
+            }
+            Stop::Protocol(error) => {
+                self.ends.client_deaf = true;
+                self.session.close(Disconnect::ClientProtocol(error), now);
+            }
+            Stop::Disconnect(reason) => {
+                self.ends.client_deaf = true;
+                self.session.close(reason, now);
+            }
+            Stop::Full => {
+                self.ends.client_deaf = true;
+                self.session.close(Disconnect::Overload, now);
+            }
+            Stop::Broken => self.lose_leg(now),
+        }
+    }
+
+    fn stop_leg(&mut self, stop: Stop, now: Instant) {
+        match stop {
+            Stop::Closed(frame) => {
+                self.ends.leg_done = true;
+                let code = frame.map(|frame| frame.code.0);
+                self.session.close(Disconnect::StreamerClosed(code), now);
+            }
+            Stop::Protocol(error) => {
+                self.ends.leg_done = true;
+                self.session.close(Disconnect::StreamerProtocol(error), now);
+            }
+            Stop::Disconnect(reason) => self.session.close(reason, now),
+            Stop::Full => self.session.close(Disconnect::Overload, now),
+            Stop::Broken => {
+                self.ends.client_done = true;
+                self.session.end(Disconnect::ClientGone);
+            }
+        }
+    }
+
+    /// The leg ended without a goodbye.
+    fn lose_leg(&mut self, now: Instant) {
+        self.up_backlog.clear();
+        let Some(leg) = self.leg.take() else { return };
+        if is_closing(&self.session) {
+            return;
+        }
+        leg.permit.streamer().report(Outcome::Reset, now);
+        let delay = LOSS_SPREAD.mul_f64(rand::random::<f64>());
+        self.session.handle_leg_lost(delay, now);
+    }
+
+    fn act(&mut self, action: Action, cx: &mut Context<'_>) {
+        match action {
+            Action::PingClient => {
+                if self.down_pump.at_frame_boundary()
+                    && let Ok(ping) = ControlFrame::ping(b"", None)
+                {
+                    let _ = self.down_backlog.push(ping.as_bytes(), usize::MAX);
+                }
+            }
+            Action::PingStreamer => {
+                if let Ok(ping) = ControlFrame::ping(b"", Some(rand::random())) {
+                    self.push_up(&ping);
+                }
+            }
+            Action::KeepAlive => {
+                let ping = wrap_for_client(self.session.framing(), ddp::message::PING);
+                let _ = self.down_backlog.push(&text_frame(&ping), usize::MAX);
+            }
+            Action::Close(reason) => {
+                self.setup = Setup::Done;
+                self.ends.client_due = (!self.ends.client_told).then_some(reason);
+                self.close_leg(reason);
+            }
+            Action::End(reason) => {
+                self.close_leg(reason);
+                if let Some(leg) = &mut self.leg {
+                    // One try: the socket's buffer takes a dozen bytes, or the streamer is stuck.
+                    let _ = Pin::new(&mut leg.stream).poll_write(cx, self.up_backlog.front());
+                }
+            }
+        }
+    }
+
+    /// Says goodbye to the streamer, or leaves without when that would cut a frame in two.
+    fn close_leg(&mut self, reason: Disconnect) {
+        if self.leg.is_none() || self.ends.leg_told {
+            return;
+        }
+        if !self.up_pump.at_frame_boundary() {
+            self.leg = None;
+            self.up_backlog.clear();
+            return;
+        }
+        let close = CloseFrame::new(CloseCode(reason.leg_close_code()), "");
+        let frame = ControlFrame::close(Some(&close), Some(rand::random()));
+        self.ends.leg_told = true;
+        let _ = self.up_backlog.push(frame.as_bytes(), usize::MAX);
+    }
+
+    /// Pongs and the close frame, where the stream towards the client allows them.
+    fn write_own_frames(&mut self) {
+        if !self.down_pump.at_frame_boundary() || self.ends.client_told {
+            return;
+        }
+        if let Some(payload) = self.pong.take() {
+            let pong = ControlFrame::pong_to(&payload, None);
+            let _ = self.down_backlog.push(pong.as_bytes(), usize::MAX);
+        }
+        if let Some(reason) = self.ends.client_due.take() {
+            let close = CloseFrame::new(CloseCode(reason.close_code()), reason.reason());
+            let frame = ControlFrame::close(Some(&close), None);
+            let _ = self.down_backlog.push(frame.as_bytes(), usize::MAX);
+            self.ends.client_told = true;
+        }
+    }
+
+    fn flush(&mut self, cx: &mut Context<'_>, flowed: &mut Flowed, now: Instant) {
+        if let Some(leg) = &mut self.leg {
+            let mut outlet = Outlet {
+                target: Target::Stream(&mut leg.stream),
+                backlog: &mut self.up_backlog,
+                cx,
+                taken: 0,
+            };
+            if outlet.flush().is_err() {
+                self.lose_leg(now);
+            }
+        }
+        let mut outlet = Outlet {
+            target: Target::Stream(&mut self.down),
+            backlog: &mut self.down_backlog,
+            cx,
+            taken: 0,
+        };
+        let flushed = outlet.flush();
+        flowed.taken += outlet.taken;
+        if flushed.is_err() {
+            self.ends.client_done = true;
+            self.session.end(Disconnect::ClientGone);
+        }
+        let waiting = !self.down_backlog.is_empty();
+        self.session
+            .handle_client_output(waiting, flowed.taken > 0, now);
+    }
+
+    /// Ends the session when both sides have said what they had to.
+    fn finish(&mut self, cx: &mut Context<'_>) {
+        let Phase::Closing(reason) = self.session.phase() else {
+            return;
+        };
+        let told = self.ends.client_told && self.down_backlog.is_empty();
+        // A client that cannot be told, because a frame towards it was cut, is just left.
+        let mute = self.ends.client_due.is_some() && self.leg.is_none();
+        let client = self.ends.client_done && told || mute;
+        let leg = self.leg.is_none() || self.ends.leg_done && self.up_backlog.is_empty();
+        if (told || mute) && Pin::new(&mut self.down).poll_shutdown(cx).is_ready() && client && leg
+        {
+            self.session.end(reason);
+        }
+    }
+
+    fn record(&mut self, flowed: Flowed) {
+        let phase = self.session.phase();
+        if phase != self.counted.0 {
+            let meters = &self.shared.meters;
+            let gauge = match phase {
+                Phase::Greeting => &meters.greeting,
+                Phase::Attaching => &meters.attaching,
+                Phase::Live => &meters.live,
+                Phase::Orphaned | Phase::Closing(_) | Phase::Ended(_) => &meters.closing,
+            };
+            self.counted = (phase, Counted::new(gauge));
+            if !matches!(phase, Phase::Attaching | Phase::Live) {
+                self.registration.entry().set_phase(phase.label());
+            }
+        }
+        let meters = &self.shared.meters;
+        let traffic = &self.registration.entry().traffic;
+        if flowed.bytes_up > 0 {
+            meters.bytes_up.increment(flowed.bytes_up);
+            meters.messages_up.increment(flowed.messages_up);
+            traffic
+                .bytes_up
+                .fetch_add(flowed.bytes_up, Ordering::Relaxed);
+            traffic
+                .messages_up
+                .fetch_add(flowed.messages_up, Ordering::Relaxed);
+        }
+        if flowed.bytes_down > 0 {
+            meters.bytes_down.increment(flowed.bytes_down);
+            meters.messages_down.increment(flowed.messages_down);
+            traffic
+                .bytes_down
+                .fetch_add(flowed.bytes_down, Ordering::Relaxed);
+            traffic
+                .messages_down
+                .fetch_add(flowed.messages_down, Ordering::Relaxed);
+        }
+    }
+
+    /// The metric and the log line of the end.
+    fn record_end(&self, reason: Disconnect, now: Instant) {
+        let age = self.registration.age(now);
+        self.shared.meters.session_seconds.record(age);
+        self.shared
+            .meters
+            .closed(reason.label(), reason.by())
+            .increment(1);
+        let entry = self.registration.entry();
+        let place = entry.place();
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        info!(
+            target: "access",
+            event = "socket_close",
+            session = %entry.id,
+            client = %entry.client,
+            peer = %entry.peer,
+            streamer = place.streamer.as_ref().map(|id| id.as_str()),
+            reason = reason.label(),
+            close_code = reason.close_code(),
+            closed_by = reason.by().label(),
+            messages_up = read(&entry.traffic.messages_up),
+            messages_down = read(&entry.traffic.messages_down),
+            bytes_up = read(&entry.traffic.bytes_up),
+            bytes_down = read(&entry.traffic.bytes_down),
+            duration_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        );
+    }
+}
+
+/// What the pump asks about a client's messages.
+struct FromClient<'a> {
+    session: &'a mut Session,
+    connect: &'a mut Option<Held>,
+    pong: &'a mut Option<Box<ControlPayload>>,
+    now: Instant,
+}
+
+impl Inspector for FromClient<'_> {
+    fn judge(&mut self, text: bool, prefix: &[u8]) -> Verdict {
+        let envelope = peek(prefix, self.session.framing(), ddp::Sender::Client);
+        self.session.handle_client(text, &envelope)
+    }
+
+    fn assembled(&mut self, message: Held) -> Result<(), Disconnect> {
+        check_connect(self.session.framing(), &message.text)?;
+        self.session.handle_connect(self.now);
+        *self.connect = Some(message);
+        Ok(())
+    }
+
+    fn ping(&mut self, payload: Box<ControlPayload>) {
+        // Only the last of several pings needs an answer (RFC 6455 section 5.5.3).
+        *self.pong = Some(payload);
+    }
+}
+
+/// What the pump asks about a streamer's messages.
+struct FromStreamer<'a> {
+    session: &'a Session,
+    pong: Option<Box<ControlPayload>>,
+}
+
+impl Inspector for FromStreamer<'_> {
+    fn judge(&mut self, _text: bool, prefix: &[u8]) -> Verdict {
+        let envelope = peek(prefix, self.session.framing(), ddp::Sender::Server);
+        self.session.handle_streamer(&envelope)
+    }
+
+    fn assembled(&mut self, _message: Held) -> Result<(), Disconnect> {
+        Ok(())
+    }
+
+    fn ping(&mut self, payload: Box<ControlPayload>) {
+        self.pong = Some(payload);
+    }
+}
+
+/// The first message must be a `connect`; the codes are the streamer's
+/// (`RocketChat/Rocket.Chat:ee/apps/ddp-streamer/src/Client.ts`).
+fn check_connect(framing: Framing, text: &[u8]) -> Result<(), Disconnect> {
+    let messages = messages_from_client(framing, text).map_err(|_| Disconnect::Unreadable)?;
+    let first = messages.first().ok_or(Disconnect::Unreadable)?;
+    match Connect::parse(first) {
+        Ok(_) => Ok(()),
+        Err(SyntaxError::Unexpected { .. }) => Err(Disconnect::NotConnect),
+        Err(_) => Err(Disconnect::Unreadable),
+    }
+}
+
+fn is_closing(session: &Session) -> bool {
+    matches!(session.phase(), Phase::Closing(_) | Phase::Ended(_))
+}
+
+/// Reads per direction and pass; each is at most [`SCRATCH_BYTES`].
+const READS: usize = 2;
+
+/// Bytes of a client that are kept until it has a streamer.
+const HELD_BYTES: usize = 64 * 1024;
+
+/// Largest message of a streamer: what its own library accepts (`ws`, `maxPayload` 100 MiB).
+const STREAMER_MESSAGE_BYTES: u64 = 100 * 1024 * 1024;
+
+/// The clients of a streamer that died are told within this, each at a random moment.
+const LOSS_SPREAD: Duration = Duration::from_secs(1);

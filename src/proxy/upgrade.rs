@@ -1,0 +1,436 @@
+//! A client's WebSocket handshake, answered here, and the start of its relay.
+//!
+//! The answer never waits for a streamer: a browser that does not see `o` within about 0.6 s falls
+//! back to polling (`sockjs/sockjs-client:lib/main.js`), and after it has seen `o` it waits
+//! patiently.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
+    request::Parts,
+};
+use hyper::{
+    body::Incoming,
+    ext::Protocol,
+    upgrade::{OnUpgrade, Upgraded},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+use tracing::{debug, info};
+
+use super::{
+    attach::{Opening, text_frame},
+    body::Body,
+    client::{Client, Connection},
+    pump::Held,
+    registry::{Guard, Newcomer, Registration, framing_label},
+    relay::Relay,
+    shared::{Phase, Shared},
+    snapshot::Snapshot,
+};
+use crate::{
+    base::id::StreamerId,
+    ddp::Framing,
+    headers::{cookie::Attributes, forwarded},
+    net::{dial::LegRequest, stream::Downstream},
+    pool::{Pool, Wish},
+    sockjs::{Path, Transport, frame},
+    ws::{HandshakeError, handshake},
+};
+
+/// Why a client gets no WebSocket; becomes an HTTP answer in `refusal`.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    #[error("this origin may not open sockets here")]
+    Origin,
+    #[error("the gateway is shutting down")]
+    Draining,
+    #[error("no streamer has room")]
+    Full,
+}
+
+/// A request for a session with a streamer.
+pub struct Visit<'a> {
+    pub shared: &'a Arc<Shared>,
+    pub snapshot: &'a Arc<Snapshot>,
+    pub pool: &'a Arc<Pool>,
+    pub client: &'a Client,
+    pub connection: &'a Arc<Connection>,
+    /// Path of the route, for the cookie.
+    pub route: &'a str,
+    /// Names in the URL of a SockJS session; `None` for a socket without framing.
+    pub sockjs: Option<SockJsNames<'a>>,
+}
+
+/// The two segments that name a SockJS session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SockJsNames<'a> {
+    pub server: &'a str,
+    pub session: &'a str,
+}
+
+/// Whether a request wants to become a WebSocket.
+pub(super) fn is_wanted(parts: &Parts) -> bool {
+    parts.headers.contains_key(header::UPGRADE) || parts.extensions.get::<Protocol>().is_some()
+}
+
+/// How a SockJS path is upgraded: `None` when it has no socket, inside of that the names of a
+/// session with framing.
+pub(super) fn websocket(path: Path<'_>) -> Option<Option<SockJsNames<'_>>> {
+    match path {
+        Path::RawWebSocket => Some(None),
+        Path::Session {
+            server,
+            session,
+            transport: Transport::WebSocket,
+        } => Some(Some(SockJsNames { server, session })),
+        _ => None,
+    }
+}
+
+impl Visit<'_> {
+    /// Answers the handshake; the session begins when the answer is out.
+    ///
+    /// # Errors
+    /// See [`UpgradeError`]. A SockJS client that cannot be served is not refused by status but
+    /// gets a SockJS close frame, since a refused upgrade would send it to the polling transports.
+    pub fn accept(self, mut request: Request<Incoming>) -> Result<Response<Body>, UpgradeError> {
+        let now = Instant::now();
+        let response = switching(&request)?;
+        self.check_origin(request.headers())?;
+        if self.shared.phase() != Phase::Running {
+            return self.refuse(request, response, UpgradeError::Draining);
+        }
+        if !self.pool.accepting() {
+            return self.refuse(request, response, UpgradeError::Full);
+        }
+
+        let named = self.named_streamer(request.headers());
+        let preferred = named
+            .clone()
+            .or_else(|| self.shared.recall.find(&sockjs_key(self.sockjs?), now));
+        let mut wish = Wish {
+            preferred,
+            expected: None,
+        };
+        let expectation = self.pool.expect(&wish, now);
+        wish.expected = expectation
+            .as_ref()
+            .map(|place| place.streamer().id.clone());
+
+        let mut response = response;
+        if let Some(expected) = &wish.expected
+            && named.as_ref() != Some(expected)
+            && let Some(cookie) = self.cookie(expected)
+        {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+
+        let leg_request = self.leg_request(&request);
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        let newcomer = Newcomer {
+            client: self.client.addr,
+            peer: self.client.peer,
+            pool: self.pool.name().clone(),
+            framing: self.framing(),
+            tls: self.client.tls,
+            guard: Guard(self.connection.clone()),
+        };
+        let registration = self
+            .shared
+            .registry
+            .register(newcomer, now, SystemTime::now());
+        let opening = Box::new(Opening {
+            shared: self.shared.clone(),
+            pool: self.pool.clone(),
+            wish,
+            expectation,
+            request: Box::new(leg_request),
+            framing: self.framing(),
+            connect: Held::default(),
+            entry: registration.entry().clone(),
+            leg_timeout: self.leg_timeout(),
+            sockjs_session: self.sockjs.map(sockjs_key),
+        });
+        self.shared
+            .tasks
+            .spawn(begin(on_upgrade, opening, registration));
+        Ok(response)
+    }
+
+    fn framing(&self) -> Framing {
+        match self.sockjs {
+            None => Framing::Raw,
+            Some(_) => Framing::SockJs,
+        }
+    }
+
+    fn check_origin(&self, headers: &HeaderMap) -> Result<(), UpgradeError> {
+        let allowed = &self.snapshot.config.websocket.origins;
+        if allowed.is_empty() {
+            return Ok(());
+        }
+        // Programs that are not browsers send none, and could send any.
+        let Some(origin) = headers.get(header::ORIGIN) else {
+            return Ok(());
+        };
+        let known = origin.to_str().is_ok_and(|origin| {
+            allowed
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(origin))
+        });
+        if known {
+            Ok(())
+        } else {
+            Err(UpgradeError::Origin)
+        }
+    }
+
+    fn refuse(
+        self,
+        mut request: Request<Incoming>,
+        response: Response<Body>,
+        reason: UpgradeError,
+    ) -> Result<Response<Body>, UpgradeError> {
+        if self.framing() == Framing::Raw {
+            return Err(reason);
+        }
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        info!(client = %self.client.addr, %reason, "client turned away with a SockJS close");
+        self.shared.tasks.spawn(turn_away(
+            on_upgrade,
+            reason,
+            Guard(self.connection.clone()),
+        ));
+        Ok(response)
+    }
+
+    /// The streamer in the client's cookie.
+    fn named_streamer(&self, headers: &HeaderMap) -> Option<StreamerId> {
+        let name = self.snapshot.config.affinity.cookie.as_ref()?;
+        self.snapshot
+            .seal
+            .find(headers, name, self.pool.name(), unix_seconds())
+    }
+
+    fn cookie(&self, streamer: &StreamerId) -> Option<HeaderValue> {
+        let affinity = &self.snapshot.config.affinity;
+        let attributes = Attributes {
+            name: affinity.cookie.as_ref()?,
+            path: self.route,
+            max_age: affinity.remember.as_secs(),
+            secure: self.client.tls,
+        };
+        self.snapshot
+            .seal
+            .set(attributes, self.pool.name(), streamer, unix_seconds())
+    }
+
+    /// What the streamer is told about the client. It stores all headers and broadcasts them on the
+    /// bus, so it gets only those that something reads (`RocketChat/Rocket.Chat`: device
+    /// management, session statistics) and never a credential.
+    fn leg_request(&self, request: &Request<Incoming>) -> LegRequest {
+        let host = request
+            .headers()
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .or_else(|| {
+                request
+                    .uri()
+                    .authority()
+                    .map(|authority| authority.as_str())
+            })
+            .unwrap_or("localhost")
+            .to_owned();
+        let mut headers = request.headers().clone();
+        forwarded::apply(
+            &mut headers,
+            &self.client.origin(),
+            self.client.peer,
+            HeaderValue::from_str(&host).ok().as_ref(),
+        );
+        let mut told = HeaderMap::with_capacity(TOLD.len());
+        for name in TOLD {
+            if let Some(value) = headers.get(name)
+                && value.len() <= TOLD_BYTES
+            {
+                told.insert(HeaderName::from_static(name), value.clone());
+            }
+        }
+        LegRequest {
+            target: self.leg_target(),
+            host,
+            headers: told,
+        }
+    }
+
+    /// A streamer speaks without framing only on exactly `/websocket`; every other target makes it
+    /// frame (`RocketChat/Rocket.Chat:ee/apps/ddp-streamer/src/Client.ts`).
+    fn leg_target(&self) -> String {
+        match self.sockjs {
+            None => "/websocket".to_owned(),
+            Some(SockJsNames { server, session }) => {
+                format!("/sockjs/{server}/{session}/websocket")
+            }
+        }
+    }
+
+    fn leg_timeout(&self) -> Duration {
+        let pools = &self.snapshot.config.pools;
+        pools
+            .iter()
+            .find(|pool| pool.name == *self.pool.name())
+            .map_or(LEG_TIMEOUT, |pool| pool.attach_timeout)
+    }
+}
+
+/// The answer that switches protocols, for both versions of HTTP.
+fn switching(request: &Request<Incoming>) -> Result<Response<Body>, UpgradeError> {
+    let mut response = Response::new(Body::Empty);
+    let protocol = request.extensions().get::<Protocol>();
+    if request.method() == Method::CONNECT
+        && protocol.is_some_and(|protocol| protocol.as_str() == "websocket")
+    {
+        // RFC 8441 section 5: no key, and the answer is 200.
+        let version = request.headers().get(header::SEC_WEBSOCKET_VERSION);
+        if version.is_none_or(|version| version != handshake::VERSION) {
+            return Err(HandshakeError::BadVersion.into());
+        }
+        return Ok(response);
+    }
+    let accept = handshake::check_request(request.method(), request.version(), request.headers())?;
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = HeaderValue::from_str(&accept) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    Ok(response)
+}
+
+/// Waits until the answer is out and hands the socket to a relay on a task of its own, which is
+/// much smaller than this one.
+async fn begin(on_upgrade: OnUpgrade, opening: Box<Opening>, registration: Registration) {
+    let Some((down, early)) = upgraded(on_upgrade).await else {
+        return;
+    };
+    let shared = opening.shared.clone();
+    let entry = registration.entry();
+    let greeting: &[u8] = match opening.framing {
+        Framing::Raw => {
+            shared.meters.opened_raw.increment(1);
+            b""
+        }
+        Framing::SockJs => {
+            shared.meters.opened_sockjs.increment(1);
+            OPEN_FRAME
+        }
+    };
+    info!(
+        target: "access",
+        event = "socket_open",
+        session = %entry.id,
+        client = %entry.client,
+        peer = %entry.peer,
+        host = opening.request.host,
+        framing = framing_label(opening.framing),
+        tls = entry.tls,
+        pool = %entry.pool,
+    );
+    let now = Instant::now();
+    shared.tasks.spawn(Relay::new(
+        down,
+        early,
+        greeting,
+        opening,
+        registration,
+        now,
+    ));
+}
+
+/// Ends a SockJS session before it began, in the one way that neither starts the polling transports
+/// nor resets the client's back-off: `c[3000,...]` in place of `o`.
+async fn turn_away(on_upgrade: OnUpgrade, reason: UpgradeError, guard: Guard) {
+    let Some((mut down, _)) = upgraded(on_upgrade).await else {
+        return;
+    };
+    let close = frame::close(3000, &reason.to_string());
+    let mut frames = text_frame(&close);
+    frames.extend_from_slice(GO_AWAY_FRAME);
+    let goodbye = async {
+        down.write_all(&frames).await?;
+        down.flush().await?;
+        down.shutdown().await?;
+        // Until the client has closed as well: a reset could overtake the frames.
+        let mut rest = [0; 256];
+        while down.read(&mut rest).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    if timeout(GOODBYE_TIMEOUT, goodbye).await.is_err() {
+        debug!("a client that was turned away did not close in time");
+    }
+    drop(guard);
+}
+
+async fn upgraded(on_upgrade: OnUpgrade) -> Option<(Downstream, Bytes)> {
+    let upgraded: Result<Result<Upgraded, hyper::Error>, _> =
+        timeout(UPGRADE_TIMEOUT, on_upgrade).await;
+    match upgraded {
+        Ok(Ok(upgraded)) => Some(Downstream::from_upgraded(upgraded)),
+        Ok(Err(error)) => {
+            debug!(%error, "a client left during its upgrade");
+            None
+        }
+        Err(_) => {
+            debug!("a client did not take the answer to its upgrade");
+            None
+        }
+    }
+}
+
+/// Under which a SockJS session is remembered; apart from DDP session ids.
+fn sockjs_key(names: SockJsNames<'_>) -> String {
+    format!("sockjs {}", names.session)
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// Headers of the client that a streamer sees.
+const TOLD: [&str; 9] = [
+    "user-agent",
+    "origin",
+    "accept-language",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "x-request-id",
+];
+
+/// Longest value of such a header.
+const TOLD_BYTES: usize = 2048;
+
+/// A text frame with the SockJS `o`.
+const OPEN_FRAME: &[u8] = &[0x81, 1, b'o'];
+
+/// A close frame with 3000.
+const GO_AWAY_FRAME: &[u8] = &[0x88, 2, 0x0b, 0xb8];
+
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+const LEG_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,54 @@
+// npm simpleddp: a Meteor client that is not Rocket.Chat's, on the raw endpoint.
+
+import simpleDDP from "simpleddp";
+import WebSocket from "ws";
+import { assert, bringBack, done, Inbox, socketBase, step, takeAway, within } from "./steps.mjs";
+
+const client = new simpleDDP({
+  endpoint: `${socketBase}/websocket`,
+  SocketConstructor: WebSocket,
+  reconnectInterval: 100,
+});
+await within(client.connect(), "connected");
+step("connected");
+
+const login = await within(client.call("login", { resume: "demo-sid" }), "login");
+assert.equal(login.id, "uid-sid");
+step("logged in");
+
+const events = new Inbox();
+client.on("changed", (event) => events.push(event));
+const room = client.subscribe("stream-room-messages", "GENERAL", { useCollection: true, args: [] });
+await within(room.ready(), "ready");
+step("subscribed");
+
+async function talk(text) {
+  await within(client.call("sendMessage", { rid: "GENERAL", msg: text }), "sendMessage");
+  const event = await events.next(text, (message) => message.fields.args?.[0].msg === text);
+  assert.equal(event.fields.eventName, "GENERAL");
+}
+await talk("from simpleddp");
+step("sent a message and received it");
+
+const who = await within(client.call("demo:whoami"), "whoami");
+const lost = new Promise((resolve) => client.on("disconnected", resolve));
+const again = new Promise((resolve) => client.on("connected", resolve));
+const ready = new Promise((resolve) => client.on("ready", resolve));
+await takeAway(who);
+await within(lost, "disconnected");
+await within(again, "the reconnect");
+await within(ready, "ready after the reconnect");
+step("the streamer went away, reconnected and subscribed again");
+
+// This client does not log in again by itself.
+await within(client.call("login", { resume: "demo-sid" }), "login after the reconnect");
+const other = await within(client.call("demo:whoami"), "whoami after the reconnect");
+assert.notEqual(other.streamer, who.streamer);
+await talk("still subscribed");
+step(`on ${other.streamer}`);
+
+await bringBack(who);
+await within(room.stop(), "nosub");
+await within(client.disconnect(), "disconnected");
+step("unsubscribed and closed");
+done();
