@@ -204,7 +204,7 @@ impl State {
         self.attach(cx, &mut flowed, now);
         again |= self.read_streamer(cx, &mut flowed, now);
         while let Some(action) = self.session.poll_action() {
-            self.act(action, cx);
+            self.act(action);
         }
         self.write_own_frames();
         self.flush(cx, &mut flowed, now);
@@ -509,7 +509,7 @@ impl State {
         self.session.handle_leg_lost(delay, now);
     }
 
-    fn act(&mut self, action: Action, cx: &mut Context<'_>) {
+    fn act(&mut self, action: Action) {
         match action {
             Action::PingClient => {
                 if self.down_pump.at_frame_boundary()
@@ -532,13 +532,9 @@ impl State {
                 self.ends.client_due = (!self.ends.client_told).then_some(reason);
                 self.close_leg(reason);
             }
-            Action::End(reason) => {
-                self.close_leg(reason);
-                if let Some(leg) = &mut self.leg {
-                    // One try: the socket's buffer takes a dozen bytes, or the streamer is stuck.
-                    let _ = Pin::new(&mut leg.stream).poll_write(cx, self.up_backlog.front());
-                }
-            }
+            // The flush that ends the pass is the goodbye's only try: the socket's buffer takes a
+            // dozen bytes, or the streamer is stuck.
+            Action::End(reason) => self.close_leg(reason),
         }
     }
 

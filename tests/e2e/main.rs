@@ -7,3 +7,4 @@ mod admin;
 mod nameserver;
 mod pool;
 mod tls;
+mod websocket;

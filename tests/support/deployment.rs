@@ -1,6 +1,6 @@
 //! A gateway in this process, with simulated streamers and a simulated monolith behind it.
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use ddp_gateway::{
     admin,
@@ -25,6 +25,8 @@ pub struct Plan {
     pub keys: String,
     /// Goes below; listeners are added to it.
     pub tables: String,
+    /// Idle time of the streamers instead of their 30 s.
+    pub streamer_idle: Option<Duration>,
     /// Instead of the two listeners; with their own `[[listener]]` lines.
     pub listeners: Option<String>,
 }
@@ -36,6 +38,7 @@ impl Default for Plan {
             keys: String::new(),
             tables: String::new(),
             listeners: None,
+            streamer_idle: None,
         }
     }
 }
@@ -60,7 +63,7 @@ impl Deployment {
 
     /// Returns when all streamers are in rotation.
     pub async fn of(plan: Plan) -> Self {
-        let servers = Servers::start(plan.streamers).await;
+        let servers = Servers::start_idle(plan.streamers, plan.streamer_idle).await;
         let folder = tempfile::tempdir().unwrap();
         let certificate = Pair::write(folder.path(), "tls", &["localhost"]);
         let text = text(&plan, &servers, &certificate);
@@ -156,7 +159,7 @@ impl Deployment {
     /// Waits until this many client sockets are open.
     pub async fn sessions(&self, count: usize) {
         settles("open sessions", count, async || {
-            self.app.control().progress().sessions
+            self.app.control().shared().registry.len()
         })
         .await;
     }
@@ -171,10 +174,16 @@ pub struct Servers {
 
 impl Servers {
     pub async fn start(streamers: usize) -> Self {
+        Self::start_idle(streamers, None).await
+    }
+
+    /// With streamers that ping, and then close, after this silence.
+    pub async fn start_idle(streamers: usize, idle: Option<Duration>) -> Self {
         let workspace = Workspace::default();
         let mut started = Vec::new();
         for n in 1..=streamers {
-            let options = StreamerOptions::new(format!("streamer-{n}"), &workspace);
+            let mut options = StreamerOptions::new(format!("streamer-{n}"), &workspace);
+            options.idle = idle.unwrap_or(options.idle);
             started.push(Streamer::start(options).await.unwrap());
         }
         Self {
