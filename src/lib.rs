@@ -1,4 +1,89 @@
 //! Edge proxy for Rocket.Chat microservices that owns the DDP session.
+//!
+//! *The session belongs to the gateway; both of its ends can be replaced.* A client holds one
+//! WebSocket to the gateway; behind it the gateway holds a leg to a streamer. Because the gateway
+//! reads DDP it can let a client wait, choose its streamer by what its first message says, and end
+//! it with a code that the client understands. A proxy that copies bytes after the 101 cannot.
+//!
+//! # Words
+//!
+//! *Listener*: where clients connect. *Downstream*: towards the client. *Upstream*: towards a
+//! streamer or the monolith. *Streamer*: a `ddp-streamer`, the server of sockets. *Pool*: streamers
+//! that may stand in for each other. *Session*: one client's socket as the gateway sees it. *Leg*:
+//! the connection of a session to its streamer. *Permit*: a session's place on a streamer.
+//! *Snapshot*, *generation*: one configuration as new requests see it, and its number. *Drain*: the
+//! orderly end.
+//!
+//! # Floors
+//!
+//! ```text
+//! F6  demo   cli   main          what a person starts
+//! F5  control   admin            the process: start, reload, drain, admin pages
+//! F4  proxy                      the data path: requests, upgrades, relays
+//! F3  net   discovery            sockets, TLS, dialling, DNS
+//! F2  session   pool   config    decisions, without I/O
+//! F1  ws   ddp   sockjs   headers    meaning of bytes, without I/O
+//! F0  base   telemetry           ids, bounded queues, metrics, log
+//! ```
+//!
+//! Imports go down. Sideways there are only `admin -> control`, `discovery -> net` and
+//! `telemetry -> base`. `tests/architecture.rs` reads the sources and fails when an arrow points up.
+//!
+//! What is absent matters as much:
+//! - Floors 0 to 2 know no socket, no runtime, no clock and no random source: time and seeds are
+//!   arguments. So what decides can be tested with a clock that the test turns.
+//! - `ws`, `ddp`, `sockjs` and `headers` do not know each other. `session` does not know `pool`; they
+//!   meet in `proxy`. `config` knows nobody but `base`.
+//! - rustls is named in `net` only, hyper in `proxy`, `admin`, `demo` and two files of `net`.
+//! - No metric is looked up by name outside of start-up: names stand in `telemetry/names.rs`, the
+//!   components hold handles.
+//!
+//! # Code map
+//!
+//! - [`ws`]: [`ws::FrameCursor`] walks a stream of frames without holding it; handshakes, closes.
+//! - [`ddp`]: [`ddp::peek`] says what a message is about by at most 512 bytes of it.
+//! - [`sockjs`]: URLs, frames, `/info`, greeting and iframe pages.
+//! - [`headers`]: hop-by-hop, forwarding, the sealed affinity cookie.
+//! - [`config`]: `proxy.toml`, read from one table of keys that also yields its commented default and
+//!   its JSON schema; all faults at once.
+//! - [`pool`]: who the streamers are, how they are, who gets a place, who waits.
+//! - [`session`]: [`session::Session`], the phases of one client; [`session::Disconnect`], the one
+//!   table from reasons to close codes; [`session::Limiter`].
+//! - [`net`]: [`net::stream::Downstream`] is what a client's bytes come through, whatever it is.
+//! - [`discovery`]: complete sets of streamers from a list or the DNS.
+//! - [`proxy`]: [`proxy::Gateway`] takes a request through its phases; `relay` and `pump` carry a
+//!   session; [`proxy::registry`] knows the open ones.
+//! - [`control`], [`admin`]: the process and the pages that show and steer it.
+//! - [`demo`]: streamers and a monolith with the real ones' quirks, in this process.
+//!
+//! # The life of a socket
+//!
+//! 1. `proxy::upgrade` checks the handshake and answers 101 (SockJS: and `o`) at once, whatever the
+//!    streamers do. A browser that waits longer than 0.6 s for `o` falls back to polling.
+//! 2. The session is `Greeting` until the client's `connect` is here. The cookie, the SockJS session
+//!    id or the session id in `connect` name the streamer that is preferred.
+//! 3. `proxy::attach` gets a permit, or waits in the pool's queue, dials, sends `connect` and nothing
+//!    else, and swallows the streamer's greeting. What the client sends meanwhile is kept, 64 KiB of
+//!    it. A leg that fails is replaced by one to another streamer; nothing was sent twice.
+//! 4. `Live`: each direction reads into the thread's scratch buffer, the cursor follows the frames,
+//!    the start of each message is judged, and the bytes are written on as they came. Only what the
+//!    other side does not take is kept, within a bound per client and a budget for the process.
+//! 5. Control frames end at the gateway. Pings are answered here, closes are translated.
+//! 6. The end: close frames on both sides at frame boundaries, two seconds at most, one log line.
+//!
+//! # Invariants
+//!
+//! - An idle session owns no buffer. The size of its future is asserted where it is defined; a test
+//!   holds the heap per session to 2 KiB (plain) and 10 KiB (TLS).
+//! - Every queue, map and wait has a bound, and what is over it has an answer.
+//! - Counted things are guards: a permit, a registration, a place among the connections is given
+//!   back by `Drop` and nowhere else.
+//! - A reload replaces one [`proxy::snapshot::Snapshot`] and touches no connection whose listener
+//!   still exists.
+//! - Discovery reports complete sets. An empty or failed answer never empties a pool.
+//! - The streamer's close code 4000 never reaches a client: React Native takes it for its own goodbye
+//!   and stays away.
+//! - A second `connected` never reaches a client, and nothing a client sent reaches a streamer twice.
 
 // F0
 pub mod base;
