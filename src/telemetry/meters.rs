@@ -10,22 +10,22 @@ impl Metric {
     /// Looks the metric up in the recorder: call it when a component is made, never per frame.
     pub fn counter(&self, values: &[&str]) -> Counter {
         debug_assert_eq!(self.kind, Kind::Counter, "{}", self.name);
-        metrics::counter!(self.name, self.labels(values))
+        metrics::counter!(self.name, self.pairs(values))
     }
 
     /// A gauge; see [`Self::counter`].
     pub fn gauge(&self, values: &[&str]) -> Gauge {
         debug_assert_eq!(self.kind, Kind::Gauge, "{}", self.name);
-        metrics::gauge!(self.name, self.labels(values))
+        metrics::gauge!(self.name, self.pairs(values))
     }
 
     /// A histogram; see [`Self::counter`].
     pub fn histogram(&self, values: &[&str]) -> Histogram {
         debug_assert_eq!(self.kind, Kind::Histogram, "{}", self.name);
-        metrics::histogram!(self.name, self.labels(values))
+        metrics::histogram!(self.name, self.pairs(values))
     }
 
-    fn labels(&self, values: &[&str]) -> Vec<Label> {
+    fn pairs(&self, values: &[&str]) -> Vec<Label> {
         debug_assert_eq!(self.labels.len(), values.len(), "{}", self.name);
         self.labels
             .iter()

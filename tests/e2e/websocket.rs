@@ -4,18 +4,20 @@ use std::{collections::BTreeSet, time::Duration};
 
 use ddp_gateway::{ddp::Framing, demo::streamer::Mode};
 use futures_util::{SinkExt, StreamExt};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::{Instant, timeout},
 };
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::{Error, Message, protocol::Role};
 
 use crate::support::{
+    certificate::Pair,
     deployment::{Deployment, Plan},
     eventually, http, settles,
-    socket::{Client, End, Way, open},
+    socket::{Client, End, Socket, Stream, Way, open},
     soon, until,
 };
 
@@ -599,4 +601,65 @@ async fn the_close_of_a_client_reaches_the_streamer() {
     let metrics = deployment.metrics().await;
     let closed = metrics.sum("sessions_closed_total", &[("by", "client")]);
     assert!((closed - 1.0).abs() < f64::EPSILON, "{closed}");
+}
+
+/// RFC 8441: one stream of an HTTP/2 connection is the socket.
+#[tokio::test]
+async fn a_socket_over_http2_chats_when_it_is_configured() {
+    let listeners = |pair: &str, allowed: bool| {
+        format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\ntls = [{pair}]\nhttp2_websocket = {allowed}\n"
+        )
+    };
+    for allowed in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let pair = Pair::write(folder.path(), "tls", &["localhost"]);
+        let plan = Plan {
+            listeners: Some(listeners(&pair.toml(), allowed)),
+            ..Plan::default()
+        };
+        let deployment = Deployment::of(plan).await;
+        let stream = http::tls(deployment.tls(), "localhost", &["h2"])
+            .await
+            .unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
+        let driver = tokio::spawn(connection);
+        // The server's settings say whether it may be asked.
+        let request = || {
+            let mut request = hyper::Request::builder()
+                .method("CONNECT")
+                .uri("https://localhost/sockjs/1/overh2/websocket")
+                .version(hyper::Version::HTTP_2)
+                .header("sec-websocket-version", "13")
+                .body(String::new())
+                .unwrap();
+            request
+                .extensions_mut()
+                .insert(hyper::ext::Protocol::from_static("websocket"));
+            request
+        };
+        let answer = soon("an answer", sender.send_request(request())).await;
+        if !allowed {
+            // The client itself refuses to ask a server that has not offered it.
+            assert!(answer.is_err());
+            continue;
+        }
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 200);
+        let upgraded = hyper::upgrade::on(answer).await.unwrap();
+        let stream: Box<dyn Stream> = Box::new(TokioIo::new(upgraded));
+        let socket = Socket::from_raw_socket(stream, Role::Client, None).await;
+        let mut client = Client::greet(socket, Framing::SockJs).await;
+        assert!(!client.streamer().await.is_empty());
+        let text = "x".repeat(200_000);
+        let echoed = client.call("demo:echo", json!([text])).await;
+        assert_eq!(echoed["result"], text.as_str());
+        client.close().await;
+        deployment.sessions(0).await;
+        driver.abort();
+    }
 }
