@@ -1,1 +1,101 @@
-fn main() {}
+//! The program: one line per command. What they do is in the library.
+
+use std::{io, process::ExitCode};
+
+use anyhow::{Context, Result};
+use ddp_gateway::{
+    admin,
+    cli::{Cli, Command, ConfigArgs, Console, DrainArgs, Exit},
+    config::model::LogFormat,
+    control::app::{App, Ended, Options, Origin, Reading},
+    telemetry::{
+        export,
+        log::{Format, Log},
+        panic, process,
+    },
+};
+use tikv_jemallocator::Jemalloc;
+use tokio::runtime::Runtime;
+
+/// Returns memory to the system after a storm of connections, which the default allocator does not.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
+
+fn main() -> ExitCode {
+    let cli = match Cli::from_process() {
+        Ok(cli) => cli,
+        Err(exit) => return exit.into(),
+    };
+    let mut console = Console::of_process();
+    let exit = match cli.command {
+        Command::Run(arguments) => run(&arguments, &mut console),
+        Command::Check(arguments) => Ok(arguments.check(&mut console)),
+        Command::Config(command) => Ok(command.execute(&mut console)),
+        Command::Demo(_) => Err(anyhow::anyhow!("the demo is not part of this build")),
+        Command::Drain(arguments) => drain(&arguments, &mut console),
+    };
+    match exit {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Exit::Failed.into()
+        }
+    }
+}
+
+fn run(arguments: &ConfigArgs, console: &mut Console<'_>) -> Result<Exit> {
+    let loaded = match arguments.load(console) {
+        Ok(loaded) => loaded,
+        Err(exit) => return Ok(exit),
+    };
+    // Before the first handle is made, so that nothing is counted into the void.
+    export::recorder();
+    process::raise_descriptor_limit();
+    let log = &loaded.config.log;
+    let format = match log.format {
+        LogFormat::Json => Format::Json,
+        LogFormat::Text => Format::Text,
+    };
+    let log = Log::install(format, &log.filter, log.access)?;
+    panic::install();
+    let options = Options {
+        origin: Origin::File {
+            path: arguments.config.clone(),
+            environment: arguments.environment(),
+        },
+        reading: Reading {
+            effective: loaded.effective(),
+            files: loaded.files,
+        },
+        log: Some(log.clone()),
+        admin: Some(admin::serve),
+    };
+    let ended = runtime()?.block_on(async {
+        let app = App::start(loaded.config, options).await?;
+        app.announce().await;
+        app.serve_signals().await.context("no signal handler")
+    });
+    // Both the reason for a failed start and the last words of a drain are still on their way.
+    log.flush();
+    Ok(match ended? {
+        Ended::Drained => Exit::Done,
+        Ended::Cut => Exit::Failed,
+    })
+}
+
+fn drain(arguments: &DrainArgs, console: &mut Console<'_>) -> Result<Exit> {
+    let target = match arguments.admin(console) {
+        Ok(admin) => admin::DrainTarget {
+            admin,
+            deadline: arguments.deadline(),
+            wait: arguments.wait,
+        },
+        Err(exit) => return Ok(exit),
+    };
+    admin::drain(target, &mut io::stdout())?;
+    Ok(Exit::Done)
+}
+
+fn runtime() -> Result<Runtime> {
+    Runtime::new().context("the runtime cannot be started")
+}

@@ -170,8 +170,15 @@ fn sessions(control: &Control, query: Query<'_>) -> Answer {
     let limit = usize::try_from(limit)
         .unwrap_or(LARGEST_PAGE)
         .min(LARGEST_PAGE);
-    let _ = (control, SessionId(after), limit);
-    json(StatusCode::OK, &json!({"total": 0, "sessions": []}))
+    let registry = &control.shared().registry;
+    let rows = registry.rows(SessionId(after), limit, Instant::now());
+    let next = (rows.len() == limit)
+        .then(|| rows.last().map(|row| row.id.clone()))
+        .flatten();
+    json(
+        StatusCode::OK,
+        &json!({"total": registry.len(), "sessions": rows, "next_after": next}),
+    )
 }
 
 async fn drain(control: &Control, query: Query<'_>) -> Answer {

@@ -14,10 +14,10 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::{
-    bounds,
+    banner, bounds,
     drain::{self, Exit, Progress, Stage},
     listeners::Listeners,
     pools::Pools,
@@ -265,17 +265,13 @@ impl App {
         signals::serve(self.control.0.clone()).await
     }
 
-    /// What a person wants to know at the start, a line each: where it listens, who is behind it,
-    /// what is unprotected, what it may need.
-    pub async fn banner(&self) -> Vec<String> {
+    /// Logs what a person wants to know at the start: where it listens, who is behind it, what it
+    /// may need, what is unprotected.
+    pub async fn announce(&self) {
         let inner = &self.control.0;
         let config = inner.state.lock().await.config.clone();
-        super::banner::lines(
-            &config,
-            &self.addresses(),
-            self.admin(),
-            inner.gate.max_connections(),
-        )
+        let room = inner.gate.max_connections();
+        banner::announce(&config, &self.addresses(), self.admin(), room);
     }
 }
 
@@ -449,7 +445,7 @@ impl Inner {
                     .snapshot
                     .load()
                     .next(config.clone(), pools, &self.start_secret);
-            self.shared.snapshot.store(snapshot);
+            self.shared.install(snapshot);
         }
         state.listeners.apply(prepared, &self.server());
         if moved {
@@ -480,7 +476,7 @@ impl Inner {
     fn start_admin(self: &Arc<Self>, address: ListenAddr, bound: Bound) -> Admin {
         let local = bound.local().0;
         let stop = self.stop.child_token();
-        info!(address = %local, "admin pages");
+        debug!(address = %local, "admin listener opened");
         if let Some(server) = self.admin_server {
             tokio::spawn(server(Control(self.clone()), bound, stop.clone()));
         }
@@ -512,7 +508,7 @@ impl Inner {
 
     /// Client sockets open now.
     pub(super) fn sessions(&self) -> usize {
-        0
+        self.shared.registry.len()
     }
 
     /// Whether nobody is served any more.

@@ -2,14 +2,32 @@
 
 use std::net::SocketAddr;
 
+use tracing::{info, warn};
+
 use super::bounds::Memory;
 use crate::{
     base::id::ListenAddr,
     config::model::{Config, Listener, ProxyProtocol},
+    telemetry::process::VERSION,
 };
 
-/// One line per fact, in the order in which a person asks.
-pub(super) fn lines(
+/// Logs one line per fact, in the order in which a person asks.
+pub(super) fn announce(
+    config: &Config,
+    addresses: &[ListenAddr],
+    admin: Option<SocketAddr>,
+    connections: usize,
+) {
+    info!("ddp-gateway {VERSION} is up");
+    for line in facts(config, addresses, admin, connections) {
+        info!("{line}");
+    }
+    for line in unprotected(config, addresses, admin) {
+        warn!("unprotected: {line}");
+    }
+}
+
+fn facts(
     config: &Config,
     addresses: &[ListenAddr],
     admin: Option<SocketAddr>,
@@ -48,7 +66,6 @@ pub(super) fn lines(
         mebibytes(memory.idle),
         mebibytes(memory.worst)
     ));
-    lines.extend(unprotected(config, addresses, admin));
     lines
 }
 
@@ -88,27 +105,27 @@ fn unprotected(
         let plain = listener.tls.is_empty() && listener.redirect_https.is_none();
         if plain && !address.0.ip().is_loopback() {
             lines.push(format!(
-                "unprotected: {address} speaks plain http on a network address; passwords pass \
+                "{address} speaks plain http on a network address; passwords pass \
                  readable unless something in front adds TLS"
             ));
         }
         if listener.proxy_protocol == ProxyProtocol::Required {
             lines.push(format!(
-                "unprotected: {address} believes the PROXY header of everybody who reaches it; let \
+                "{address} believes the PROXY header of everybody who reaches it; let \
                  only the balancer do that"
             ));
         }
     }
     if admin.is_some_and(|admin| !admin.ip().is_loopback()) {
         lines.push(
-            "unprotected: the admin pages are on a network address and have no password; let only \
+            "the admin pages are on a network address and have no password; let only \
              Prometheus and operators reach them"
                 .to_owned(),
         );
     }
     if config.websocket.origins.is_empty() {
         lines.push(
-            "unprotected: sockets are accepted from pages of any origin (websocket.origins is \
+            "sockets are accepted from pages of any origin (websocket.origins is \
              empty)"
                 .to_owned(),
         );

@@ -19,7 +19,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::app::Inner;
-use crate::{base::id::SessionId, config::model::Drain, proxy::shared::Phase, telemetry::names};
+use crate::{
+    base::id::SessionId,
+    config::model::Drain,
+    proxy::{mailbox::Command, shared::Phase},
+    session::Disconnect,
+    telemetry::names,
+};
 
 /// Where the process is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -152,9 +158,24 @@ async fn run(inner: Arc<Inner>, terms: Drain, begun: Begun) {
     inner.exit.stopped.cancel();
 }
 
-/// No relays yet: there is nothing to order.
-fn close_sessions(_inner: &Inner, told: SessionId, _latest: Instant) -> SessionId {
-    told
+/// Orders each session above `told` to close at a random moment until `latest`; returns the
+/// highest id seen.
+fn close_sessions(inner: &Inner, told: SessionId, latest: Instant) -> SessionId {
+    let spread = latest
+        .saturating_duration_since(Instant::now())
+        // Of the last moments something is left for the close handshake.
+        .mul_f64(0.95);
+    let mut highest = told;
+    inner.shared.registry.for_each(|entry| {
+        if entry.id > told {
+            entry.mailbox.send(Command::Close {
+                reason: Disconnect::Drain,
+                after: spread.mul_f64(rand::random()),
+            });
+            highest = highest.max(entry.id);
+        }
+    });
+    highest
 }
 
 const POLL: Duration = Duration::from_millis(50);

@@ -152,6 +152,8 @@ impl Listeners {
             warn!(%fault, "certificate not replaced: the one in use stays");
         }
         let mut old: Vec<Option<Open>> = self.open.drain(..).map(Some).collect();
+        // What there is at the start is announced as a whole.
+        let first = old.is_empty();
         let mut open = Vec::with_capacity(prepared.planned.len());
         for mut planned in prepared.planned {
             let listener = planned.terms.listener.clone();
@@ -175,6 +177,9 @@ impl Listeners {
                     });
                 }
                 (None, Some(bound)) => {
+                    if !first {
+                        info!(listener = %bound.local(), "listener opened");
+                    }
                     open.push(self.start(bound, &listener, planned.terms, certificates, serve));
                 }
                 (None, None) => unreachable!("each planned listener is kept once or bound"),
@@ -202,7 +207,6 @@ impl Listeners {
         let local = bound.local();
         let terms = Arc::new(ArcSwap::from_pointee(terms));
         let stop = CancellationToken::new();
-        info!(listener = %local, tls = certificates.is_some(), http2 = listener.http2, "listening");
         self.tasks.spawn(bound.serve(
             terms.clone(),
             self.gate.clone(),

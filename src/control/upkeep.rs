@@ -30,7 +30,7 @@ pub(super) fn observe(inner: &Inner) {
         reason = "counts of bytes and files fit into 52 bits"
     )]
     let publish = |metric: names::Metric, value: usize| metric.gauge(&[]).set(value as f64);
-    let _ = inner;
+    publish(names::BACKLOG_BYTES, inner.shared.budget.used());
     if let Some(open) = process::open_descriptors() {
         publish(names::OPEN_DESCRIPTORS, open);
     }

@@ -1,9 +1,12 @@
 //! The gateway between real clients and simulated servers, over real sockets.
 
+#![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
 mod admin;
+mod drain;
 mod nameserver;
 mod pool;
 mod tls;

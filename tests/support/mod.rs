@@ -1,7 +1,7 @@
 //! What the tests stand on: a gateway with simulated servers behind it, clients of several kinds,
 //! and waiting for a condition instead of for a time.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 #![allow(
     clippy::missing_panics_doc,
     clippy::unwrap_used,
