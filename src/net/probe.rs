@@ -68,15 +68,14 @@ pub async fn health(
         .unwrap_or(Err(ProbeError::Timeout))
 }
 
-/// A DDP session opened and closed: upgrade of exactly `/websocket`, `server_id`, `connect`,
-/// `connected`, close with 1000.
+/// A DDP session opened and closed: upgrade of exactly `/websocket`, `connect`, `server_id` if the
+/// server has one, `connected`, close with 1000.
 pub async fn ddp(address: SocketAddr, patience: Patience) -> Result<(), ProbeError> {
     let exchange = async {
         let stream = connect(address, patience.connect).await?;
         let mut socket = upgrade(stream, address).await?;
-        // The streamer speaks first; and it counts `pong` before `connect` as an offence, so its
-        // early ping is passed over.
-        await_message(&mut socket, Kind::ServerId).await?;
+        // The greeting is not waited for, because other DDP servers have none. The streamer counts
+        // `pong` before `connect` as an offence, so its early ping is passed over.
         let connect = Message::text(ddp::Connect::fresh().to_json());
         socket.send(connect).await?;
         await_message(&mut socket, Kind::Connected).await?;

@@ -1,7 +1,7 @@
 // A DDP server on npm sockjs and npm ws, as a second kind of streamer behind the gateway.
 //
-// It behaves like Meteor's own server where that differs from ddp-streamer: no server_id, no early
-// ping, session ids of 17 characters, methods answered in any order, `updated` before `result`, an
+// It behaves like Meteor's own server where that differs from ddp-streamer: the greeting has no `msg` or
+// is not sent at all, no early ping, session ids of 17 characters, methods answered in any order, `updated` before `result`, an
 // `error` message for what it does not understand, SockJS heartbeats and `c` frames.
 //
 // Prints one line of JSON: the port to put behind the gateway. `/stop` and `/start` on its control
@@ -23,6 +23,8 @@ class Peer {
     this.send = (message) => send(JSON.stringify(message));
     this.close = close;
     peers.add(this);
+    // What servers of old said first; newer ones say nothing.
+    if (name.endsWith("1")) this.send({ server_id: "0" });
   }
 
   receive(text) {

@@ -18,7 +18,7 @@ step("logged in");
 
 const events = new Inbox();
 client.on("changed", (event) => events.push(event));
-const room = client.subscribe("stream-room-messages", "GENERAL", { useCollection: true, args: [] });
+let room = client.subscribe("stream-room-messages", "GENERAL", { useCollection: true, args: [] });
 await within(room.ready(), "ready");
 step("subscribed");
 
@@ -37,8 +37,12 @@ const ready = new Promise((resolve) => client.on("ready", resolve));
 await takeAway(who);
 await within(lost, "disconnected");
 await within(again, "the reconnect");
+step("the streamer went away, reconnected");
+// To subscribe again, this client first sends `unsub` and waits for `nosub`. Meteor sends that for any
+// id, ddp-streamer only for those it knows: there the client waits for ever, so it is helped along.
+if (!who.control) room = client.subscribe("stream-room-messages", "GENERAL", false);
 await within(ready, "ready after the reconnect");
-step("the streamer went away, reconnected and subscribed again");
+step("subscribed again");
 
 // This client does not log in again by itself.
 await within(client.call("login", { resume: "demo-sid" }), "login after the reconnect");

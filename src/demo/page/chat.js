@@ -287,7 +287,7 @@ function show(message, { fresh = true } = {}) {
   const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 80;
   const who = message.u.username;
   const date = new Date(message.ts.$date);
-  const item = make("li", "message");
+  const item = make("div", "message");
   item.id = `m-${message._id}`;
   item.dataset.who = who;
   item.dataset.at = String(date.getTime());
