@@ -265,9 +265,10 @@ impl<'a> Builder<'a> {
     fn drain(&mut self) -> Drain {
         let drain = &self.file.drain;
         let needed = drain.delay.value + drain.spread.value;
-        if needed > drain.deadline.value {
+        let parts = [&drain.deadline, &drain.spread, &drain.delay];
+        if needed > drain.deadline.value && !parts.iter().any(|part| part.stand_in) {
             // Underline what was written rather than a default.
-            let culprit = [&drain.deadline, &drain.spread, &drain.delay]
+            let culprit = parts
                 .into_iter()
                 .find(|setting| !setting.place.is_default())
                 .unwrap_or(&drain.deadline);
@@ -342,6 +343,9 @@ impl<'a> Builder<'a> {
 
     /// `small` is less than `large`, which makes no sense because of `reason`.
     fn contradiction(&mut self, small: &Setting<Size>, large: &Setting<Size>, reason: &str) {
+        if small.stand_in || large.stand_in {
+            return;
+        }
         let (small_text, large_text) = (
             super::units::print_size(small.value.0),
             super::units::print_size(large.value.0),

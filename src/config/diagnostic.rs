@@ -2,7 +2,7 @@
 
 use std::{cmp::Ordering, fmt, ops::Range, sync::Arc};
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{self as snippet, AnnotationKind, Level, Renderer, Snippet};
 
 /// One thing that is wrong (or doubtful) in the configuration.
 ///
@@ -15,6 +15,8 @@ pub struct Diagnostic {
     /// What to do about it.
     pub help: Option<String>,
     place: Option<Place>,
+    /// Name of the file, for what has no place in it.
+    file: Option<String>,
     label: String,
     /// A second place that has to do with it, such as the first of two equal listeners.
     related: Option<(Place, String)>,
@@ -72,6 +74,7 @@ impl Diagnostic {
             message: message.into(),
             help: None,
             place: Some(place.clone()),
+            file: None,
             label: String::new(),
             related: None,
             absence: false,
@@ -85,6 +88,7 @@ impl Diagnostic {
             message: message.into(),
             help: None,
             place: None,
+            file: None,
             label: String::new(),
             related: None,
             absence: false,
@@ -114,6 +118,13 @@ impl Diagnostic {
         self
     }
 
+    /// Names the file of what has no place in it.
+    pub(super) fn in_file(&mut self, name: &str) {
+        if self.place.is_none() {
+            self.file = Some(name.to_owned());
+        }
+    }
+
     pub(super) fn absence(mut self) -> Self {
         self.absence = true;
         self
@@ -135,7 +146,7 @@ impl Diagnostic {
             Severity::Warning => Level::WARNING,
         };
         let title = level.primary_title(self.message.as_str());
-        let snippet = |place: &Place| {
+        let excerpt = |place: &Place| {
             Snippet::source(place.source.shown.clone()).path(place.source.to_string())
         };
         let mut elements = Vec::new();
@@ -148,19 +159,22 @@ impl Diagnostic {
                     let other = AnnotationKind::Context
                         .span(other.visible_span())
                         .label(label.as_str());
-                    elements.push(snippet(place).annotation(main).annotation(other));
+                    elements.push(excerpt(place).annotation(main).annotation(other));
                 }
                 Some((other, label)) => {
                     let context = AnnotationKind::Context
                         .span(other.visible_span())
                         .label(label.as_str());
-                    elements.push(snippet(place).annotation(main));
-                    elements.push(snippet(other).annotation(context));
+                    elements.push(excerpt(place).annotation(main));
+                    elements.push(excerpt(other).annotation(context));
                 }
-                None => elements.push(snippet(place).annotation(main)),
+                None => elements.push(excerpt(place).annotation(main)),
             }
         }
         let mut group = title.elements(elements);
+        if let Some(file) = &self.file {
+            group = group.element(snippet::Origin::path(file.as_str()));
+        }
         if let Some(help) = &self.help {
             group = group.element(Level::HELP.message(help.as_str()));
         }

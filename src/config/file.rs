@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::{
     model::{HostPattern, LogFormat, Server},
-    table::{Key, Required, Setting, Shape, Table as _, tables},
+    table::{Key, Maybe, Required, Setting, Shape, Table as _, tables},
     value::{
         Auto, BytesPerSecond, CookieName, DnsName, Endpoint, FilePath, LogFilter, Many, Off,
         OneOrMany, Or, PerSecond, PoolRef, Record, RoutePath, SecretText, Share, Size, WebOrigin,
@@ -35,7 +35,7 @@ tables! {
 
         /// The ddp-streamers, as host:port. A name is looked up, and each address behind it is a
         /// streamer. Not needed with [discovery.dns].
-        streamers: Option<Setting<Many<Endpoint>>> | ["127.0.0.1:4001", "127.0.0.1:4002"],
+        streamers: Maybe<Many<Endpoint>> | ["127.0.0.1:4001", "127.0.0.1:4002"],
 
         /// Proxies in front of the gateway whose X-Forwarded-* headers are believed. Their
         /// connections are not limited by address either.
@@ -154,7 +154,7 @@ tables! {
         kind: Setting<Record> = "a",
 
         /// Port of each streamer. Not with kind = "srv".
-        port: Option<Setting<Whole<1, 65535>>> | 3000,
+        port: Maybe<Whole<1, 65535>> | 3000,
 
         /// DNS servers to ask instead of the system's.
         resolvers: Setting<Many<SocketAddr>> = [],
@@ -191,7 +191,7 @@ tables! {
     /// `[pools.NAME]`
     NamedPoolFile {
         /// As the key `streamers` above.
-        streamers: Option<Setting<Many<Endpoint>>> | ["127.0.0.1:4003"],
+        streamers: Maybe<Many<Endpoint>> | ["127.0.0.1:4003"],
 
         /// As in [pool], which it stands for when it is not set.
         sessions_per_streamer: Option<Setting<Whole<1, 100_000>>> | 500,

@@ -8,6 +8,7 @@
 
 mod build;
 mod diagnostic;
+mod diff;
 mod file;
 pub mod model;
 mod node;
@@ -32,6 +33,7 @@ use self::{
 };
 pub use self::{
     diagnostic::{Diagnostic, Origin, Place, Severity},
+    diff::{Change, diff},
     model::Config,
     routing::DEFAULT_POOL,
     schema::schema,
@@ -110,6 +112,9 @@ fn read(
     faults.extend(judged);
     if incomplete {
         faults.retain(|fault| !fault.is_absence());
+    }
+    for fault in &mut faults {
+        fault.in_file(name);
     }
     faults.sort_by(Diagnostic::in_order);
     if faults.iter().any(|fault| fault.severity == Severity::Error) {

@@ -2,20 +2,20 @@
 
 use std::{
     cmp::Reverse,
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use super::{
     build::Builder,
-    diagnostic::Diagnostic,
+    diagnostic::{Diagnostic, Place},
     file::{CertificateFile, DiscoveryFile, DnsFile, ListenerFile},
     model::{
         Certificate, Dns, DnsKind, HostPattern, Listener, Monolith, Pool, ProxyProtocol, Queue,
         Route, Server,
     },
-    table::{Setting, nearest},
+    table::{Maybe, Setting, nearest},
     value::{Endpoint, Many, OneOrMany, Or, Record},
 };
 use crate::base::id::{ListenAddr, PoolName, StreamerAddr};
@@ -198,17 +198,17 @@ impl Builder<'_> {
 
     pub(super) fn pools(&mut self) -> Vec<Pool> {
         let file = self.file;
-        let (streamers, mut dns) = self.streamers(file.streamers.as_ref());
+        let (streamers, mut dns) = self.streamers(file.streamers.given());
         dns.extend(self.discovery(&file.discovery));
         if streamers.is_empty() && dns.is_empty() {
             let fault = match &file.streamers {
-                Some(streamers) if streamers.value.0.is_empty() => Some(
+                Maybe::Given(streamers) if streamers.value.0.is_empty() => Some(
                     Diagnostic::error(&streamers.place, "there are no streamers").label("empty"),
                 ),
-                // Those that could not be read have been reported.
-                Some(_) => None,
-                None if file.discovery.dns.is_some() => None,
-                None => Some(Diagnostic::placeless("`streamers` is missing")),
+                // What could not be read has been reported.
+                Maybe::Given(_) | Maybe::Faulty => None,
+                Maybe::Missing if file.discovery.dns.is_some() => None,
+                Maybe::Missing => Some(Diagnostic::placeless("`streamers` is missing")),
             };
             self.faults.extend(fault.map(|fault| {
                 fault.absence().help(
@@ -234,9 +234,7 @@ impl Builder<'_> {
             health,
         }];
         for (name, pool) in &file.pools {
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-            let reserved = name == DEFAULT_POOL || name == "off";
-            if reserved || name.is_empty() || name.len() > 64 || !name.bytes().all(allowed) {
+            if !is_pool_name(name) {
                 let fault = Diagnostic::error(&pool.place, "a pool cannot have this name");
                 self.faults.push(match name.as_str() {
                     DEFAULT_POOL => fault
@@ -246,13 +244,14 @@ impl Builder<'_> {
                     _ => fault.label("letters, digits, `-` and `_` only, at most 64"),
                 });
             }
-            let (streamers, mut dns) = self.streamers(pool.streamers.as_ref());
+            let (streamers, mut dns) = self.streamers(pool.streamers.given());
             dns.extend(self.discovery(&pool.discovery));
-            let said = pool
-                .streamers
-                .as_ref()
-                .is_some_and(|s| !s.value.0.is_empty())
-                || pool.discovery.dns.is_some();
+            let said = pool.discovery.dns.is_some()
+                || match &pool.streamers {
+                    Maybe::Missing => false,
+                    Maybe::Faulty => true,
+                    Maybe::Given(streamers) => !streamers.value.0.is_empty(),
+                };
             if streamers.is_empty() && dns.is_empty() && !said {
                 self.faults.push(
                     Diagnostic::error(&pool.place, format!("the pool `{name}` has no streamers"))
@@ -345,17 +344,17 @@ impl Builder<'_> {
     }
 
     fn dns(&mut self, dns: &DnsFile) -> Option<Dns> {
-        let port = dns.port.as_ref().map(|port| {
+        let port = dns.port.given().map(|port| {
             // The reader allows 1 to 65535 only.
             u16::try_from(port.value.0).unwrap_or(u16::MAX)
         });
         match (dns.kind.value, &dns.port) {
-            (Record::Srv, Some(port)) => self.faults.push(
+            (Record::Srv, Maybe::Given(port)) => self.faults.push(
                 Diagnostic::error(&port.place, "`port` has no meaning with kind = \"srv\"")
                     .label("SRV answers bring their own")
                     .related(&dns.kind.place, "set here"),
             ),
-            (Record::Address, None) => self.faults.push(
+            (Record::Address, Maybe::Missing) if !dns.kind.stand_in => self.faults.push(
                 Diagnostic::error(
                     &dns.place,
                     format!("`port` of {} is missing", "discovery.dns"),
@@ -367,7 +366,7 @@ impl Builder<'_> {
             _ => {}
         }
         self.at_least(&dns.ttl_min, Duration::from_millis(100));
-        if dns.ttl_max.value < dns.ttl_min.value {
+        if dns.ttl_max.value < dns.ttl_min.value && !dns.ttl_max.stand_in && !dns.ttl_min.stand_in {
             let written = if dns.ttl_max.place.is_default() {
                 &dns.ttl_min
             } else {
@@ -396,19 +395,28 @@ impl Builder<'_> {
             },
         }];
         let mut routes: Vec<Route> = Vec::new();
-        let mut places = BTreeMap::new();
+        let mut places: BTreeMap<(String, String), &Place> = BTreeMap::new();
         let mut named = vec![false; pools.len()];
         for route in &file.route {
             let host = route.host.value.clone();
             let path = route.path.value.0.clone();
-            let sorted = format!("{host:?} {path}");
-            if let Some(first) = places.insert(sorted, route.place.clone()) {
-                self.faults.push(
-                    Diagnostic::error(&route.place, "two routes for the same host and path")
-                        .label("never reached")
-                        .related(&first, "this one comes first"),
-                );
-                continue;
+            if !route.host.stand_in && !route.path.stand_in {
+                match places.entry((format!("{host:?}"), path.clone())) {
+                    Entry::Vacant(free) => {
+                        free.insert(&route.place);
+                    }
+                    Entry::Occupied(first) => {
+                        self.faults.push(
+                            Diagnostic::error(
+                                &route.place,
+                                "two routes for the same host and path",
+                            )
+                            .label("never reached")
+                            .related(first.get(), "this one comes first"),
+                        );
+                        continue;
+                    }
+                }
             }
             let monolith = match &route.monolith {
                 None => 0,
@@ -443,7 +451,7 @@ impl Builder<'_> {
         }
         for (pool, named) in pools.iter().zip(named).skip(1) {
             let place = file.pools.get(pool.name.as_str()).map(|pool| &pool.place);
-            if let (Some(place), false) = (place, named) {
+            if let (Some(place), false, true) = (place, named, is_pool_name(pool.name.as_str())) {
                 self.faults.push(
                     Diagnostic::warning(place, format!("no route names the pool `{}`", pool.name))
                         .label("nobody is sent there")
@@ -476,7 +484,10 @@ impl Builder<'_> {
     fn unknown_pool<T>(&mut self, name: &str, setting: &Setting<T>, pools: &[Pool]) {
         let fault = Diagnostic::error(&setting.place, format!("there is no pool `{name}`"))
             .label("unknown pool");
-        let names = || pools.iter().map(|pool| pool.name.as_str());
+        let names = || {
+            let further = pools[1..].iter().map(|pool| pool.name.as_str());
+            std::iter::once(DEFAULT_POOL).chain(further.filter(|name| is_pool_name(name)))
+        };
         self.faults.push(match nearest(name, names()) {
             Some(meant) => fault.help(format!("did you mean \"{meant}\"?")),
             None => {
@@ -514,6 +525,13 @@ impl Builder<'_> {
             servers: servers.iter().map(|server| server.value.clone()).collect(),
         }
     }
+}
+
+/// Whether a pool of `[pools.NAME]` may be called that.
+fn is_pool_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let reserved = name == DEFAULT_POOL || name == "off";
+    !reserved && (1..=64).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 fn plain(address: ListenAddr) -> Listener {

@@ -67,6 +67,26 @@ pub(super) struct Setting<T> {
     pub(super) place: Place,
     /// As `http.body_limit`.
     pub(super) path: Arc<str>,
+    /// The default in place of what could not be read, which has been reported.
+    pub(super) stand_in: bool,
+}
+
+/// A value that may be missing where something else stands in for it, which is to be known from one
+/// that is there and could not be read.
+#[derive(Clone, Debug)]
+pub(super) enum Maybe<T> {
+    Missing,
+    Faulty,
+    Given(Setting<T>),
+}
+
+impl<T> Maybe<T> {
+    pub(super) fn given(&self) -> Option<&Setting<T>> {
+        match self {
+            Self::Given(setting) => Some(setting),
+            Self::Missing | Self::Faulty => None,
+        }
+    }
 }
 
 /// A value that has to be there. `None` has been reported.
@@ -211,6 +231,7 @@ impl<T: Value> Setting<T> {
             value,
             place: node.place.clone(),
             path: Arc::clone(&slot.path),
+            stand_in: false,
         })
     }
 
@@ -230,6 +251,7 @@ impl<T: Value> Setting<T> {
             value,
             place: Place::new(&source, 0..0),
             path,
+            stand_in: false,
         }
     }
 }
@@ -251,7 +273,10 @@ impl<T: Value> Field for Setting<T> {
     fn read(slot: Slot<'_>, faults: &mut Vec<Diagnostic>) -> Self {
         // A value that cannot be read is a fault already; the default takes its place so that the
         // rest can be judged as well.
-        Self::read_entry(&slot, faults).unwrap_or_else(|| Self::default(&slot))
+        Self::read_entry(&slot, faults).unwrap_or_else(|| Self {
+            stand_in: slot.entry.is_some(),
+            ..Self::default(&slot)
+        })
     }
 
     fn write(&self, name: &str, out: &mut Writer) {
@@ -270,6 +295,26 @@ impl<T: Value> Field for Option<Setting<T>> {
 
     fn write(&self, name: &str, out: &mut Writer) {
         if let Some(setting) = self {
+            out.value(name, &setting.value, &setting.place);
+        }
+    }
+}
+
+impl<T: Value> Field for Maybe<T> {
+    fn shape() -> Shape {
+        value_shape::<T>(false)
+    }
+
+    fn read(slot: Slot<'_>, faults: &mut Vec<Diagnostic>) -> Self {
+        match (slot.entry, Setting::read_entry(&slot, faults)) {
+            (None, _) => Self::Missing,
+            (Some(_), None) => Self::Faulty,
+            (Some(_), Some(setting)) => Self::Given(setting),
+        }
+    }
+
+    fn write(&self, name: &str, out: &mut Writer) {
+        if let Self::Given(setting) = self {
             out.value(name, &setting.value, &setting.place);
         }
     }
@@ -352,21 +397,30 @@ impl<T: Table> Field for Vec<T> {
         let Some(entry) = slot.entry else {
             return Self::new();
         };
-        let Data::List(nodes) = &entry.node.data else {
-            let name = slot.key.name;
-            let mut fault =
-                Diagnostic::error(&entry.key, format!("`{}` is an array of tables", slot.path));
-            if matches!(entry.node.data, Data::Table(_)) {
-                fault = fault
-                    .label("a single table")
-                    .help(format!("double the brackets: `[[{name}]]`"));
-            } else {
-                fault = fault
-                    .label(format!("this is {}", entry.node.noun()))
-                    .help(format!("write `[[{name}]]` on a line, then its keys"));
+        let nodes = match &entry.node.data {
+            Data::List(nodes) => nodes.as_slice(),
+            other => {
+                let name = slot.key.name;
+                let message = format!("`{}` is an array of tables", slot.path);
+                let fault = Diagnostic::error(&entry.key, message);
+                let (fault, nodes) = match other {
+                    // What stands in it can be judged all the same.
+                    Data::Table(_) => (
+                        fault
+                            .label("a single table")
+                            .help(format!("double the brackets: `[[{name}]]`")),
+                        std::slice::from_ref(&entry.node),
+                    ),
+                    _ => (
+                        fault
+                            .label(format!("this is {}", entry.node.noun()))
+                            .help(format!("write `[[{name}]]` on a line, then its keys")),
+                        &[][..],
+                    ),
+                };
+                faults.push(fault);
+                nodes
             }
-            faults.push(fault);
-            return Self::new();
         };
         let mut tables = Self::new();
         for node in nodes {
@@ -401,7 +455,7 @@ impl<T: Table> Field for BTreeMap<String, T> {
             return Self::new();
         };
         let Data::Table(entries) = &entry.node.data else {
-            faults.push(not_a_table(entry, &slot.path));
+            faults.push(not_a_table(entry, &format!("{}.NAME", slot.path)));
             return Self::new();
         };
         let mut tables = Self::new();
@@ -427,7 +481,8 @@ impl<T: Table> Field for BTreeMap<String, T> {
 }
 
 fn not_a_table(entry: &Entry, path: &str) -> Diagnostic {
-    Diagnostic::error(&entry.node.place, format!("`{path}` is a table"))
+    let named = path.strip_suffix(".NAME").unwrap_or(path);
+    Diagnostic::error(&entry.node.place, format!("`{named}` is a table"))
         .label(format!("this is {}", entry.node.noun()))
         .help(format!("write `[{path}]` on a line, then its keys"))
 }

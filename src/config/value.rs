@@ -37,12 +37,20 @@ pub(super) trait Value: Sized + Clone {
 pub(super) trait Word: Sized + Clone {
     /// Noun phrase with an example.
     const EXPECTED: &str;
-    /// Unit to propose when a bare number stands there.
-    const UNIT: Option<&str> = None;
+    /// Units to propose when a bare number stands there.
+    const UNITS: &[&str] = &[];
     const SECRET: bool = false;
 
     fn parse(text: &str) -> Result<Self, Reason>;
     fn print(&self) -> String;
+    /// Why a number is not enough.
+    fn number(number: i64) -> Reason {
+        if Self::UNITS.is_empty() {
+            Reason::new("this is a number")
+        } else {
+            no_unit(&number.to_string(), Self::UNITS)
+        }
+    }
     /// Further members of the JSON schema.
     fn restrict(schema: &mut Json) {
         let _ = schema;
@@ -79,11 +87,7 @@ impl<T: Word> Value for T {
                 Ok(value) => return Some(value),
                 Err(reason) => reason,
             },
-            Data::Integer(Some(number)) if T::UNIT.is_some() => {
-                let unit = T::UNIT.unwrap_or_default();
-                Reason::new("a number without a unit")
-                    .help(format!("write \"{number}{unit}\" if that is what is meant"))
-            }
+            Data::Integer(Some(number)) => T::number(*number),
             _ => Reason::new(format!("this is {}", node.noun())),
         };
         let message = format!("`{path}` must be {}", T::EXPECTED);
@@ -109,26 +113,28 @@ pub(super) fn quote(text: &str) -> String {
     toml::Value::String(text.replace("${", "$${")).to_string()
 }
 
-fn unit_reason(error: UnitError, text: &str, unit: &str) -> Reason {
-    let reason = Reason::new(error.to_string());
+fn no_unit(number: &str, units: &[&str]) -> Reason {
+    let choice: Vec<String> = units
+        .iter()
+        .map(|unit| format!("\"{number}{unit}\""))
+        .collect();
+    Reason::new("a number without a unit").help(format!("write {}", choice.join(" or ")))
+}
+
+fn unit_reason(error: UnitError, text: &str, units: &[&str]) -> Reason {
+    let text = text.trim();
     match error {
-        UnitError::NoUnit => reason.help(format!(
-            "write \"{}{unit}\" if that is what is meant",
-            text.trim()
-        )),
-        UnitError::UnknownUnit
-        | UnitError::Malformed
-        | UnitError::TooLarge
-        | UnitError::TooSlow => reason,
+        UnitError::NoUnit if text.bytes().all(|byte| byte.is_ascii_digit()) => no_unit(text, units),
+        _ => Reason::new(error.to_string()),
     }
 }
 
 impl Word for Duration {
     const EXPECTED: &str = "a duration in d, h, m, s or ms, such as \"10s\"";
-    const UNIT: Option<&str> = Some("s");
+    const UNITS: &[&str] = &["s", "ms"];
 
     fn parse(text: &str) -> Result<Self, Reason> {
-        units::duration(text).map_err(|error| unit_reason(error, text, "s"))
+        units::duration(text).map_err(|error| unit_reason(error, text, Self::UNITS))
     }
 
     fn print(&self) -> String {
@@ -146,12 +152,12 @@ pub(super) struct Size(pub(super) u64);
 
 impl Word for Size {
     const EXPECTED: &str = "a size in B, KiB, MiB or GiB, such as \"200MiB\"";
-    const UNIT: Option<&str> = Some("B");
+    const UNITS: &[&str] = &["MiB", "KiB"];
 
     fn parse(text: &str) -> Result<Self, Reason> {
         units::size(text)
             .map(Self)
-            .map_err(|error| unit_reason(error, text, "B"))
+            .map_err(|error| unit_reason(error, text, Self::UNITS))
     }
 
     fn print(&self) -> String {
@@ -169,12 +175,12 @@ pub(super) struct PerSecond(pub(super) u32);
 
 impl Word for PerSecond {
     const EXPECTED: &str = "a rate, such as \"20/s\" or \"600/min\"";
-    const UNIT: Option<&str> = Some("/s");
+    const UNITS: &[&str] = &["/s", "/min"];
 
     fn parse(text: &str) -> Result<Self, Reason> {
         units::rate(text)
             .map(Self)
-            .map_err(|error| unit_reason(error, text, "/s"))
+            .map_err(|error| unit_reason(error, text, Self::UNITS))
     }
 
     fn print(&self) -> String {
@@ -192,22 +198,24 @@ pub(super) struct BytesPerSecond(pub(super) u32);
 
 impl Word for BytesPerSecond {
     const EXPECTED: &str = "a rate of bytes, such as \"128KiB/s\"";
-    const UNIT: Option<&str> = Some("B/s");
+    const UNITS: &[&str] = &["KiB/s", "MiB/s"];
 
     fn parse(text: &str) -> Result<Self, Reason> {
         units::byte_rate(text).map(Self).map_err(|error| {
-            let (number, time) = match text.trim().split_once('/') {
-                Some((number, time)) => (number.trim(), time.trim()),
-                None => (text.trim(), "s"),
-            };
-            let bare = number.bytes().all(|byte| byte.is_ascii_digit());
-            let unit = if bare { "B" } else { "" };
-            let reason = Reason::new(error.to_string());
+            let text = text.trim();
+            let (number, time) = text.split_once('/').unwrap_or((text, "s"));
             match error {
-                UnitError::NoUnit => reason.help(format!(
-                    "write \"{number}{unit}/{time}\" if that is what is meant"
-                )),
-                _ => reason,
+                UnitError::NoUnit if units::size(number).is_ok() => {
+                    Reason::new("`/s` is missing").help(format!("write \"{number}/s\""))
+                }
+                UnitError::NoUnit if text.contains('/') => {
+                    Reason::new("bytes have a unit").help(format!(
+                        "write \"{}B/{time}\" or \"{}KiB/{time}\"",
+                        number.trim(),
+                        number.trim()
+                    ))
+                }
+                error => unit_reason(error, text, Self::UNITS),
             }
         })
     }
@@ -239,6 +247,9 @@ impl Word for ListenAddr {
             }
             match text.strip_prefix("localhost:") {
                 Some(port) => Reason::new("a name").help(format!("write \"127.0.0.1:{port}\"")),
+                None if host_port(text, None).is_ok() => {
+                    Reason::new("a name, but listeners are opened on addresses")
+                }
                 None => Reason::new("this is neither"),
             }
         })
@@ -246,6 +257,15 @@ impl Word for ListenAddr {
 
     fn print(&self) -> String {
         self.0.to_string()
+    }
+
+    fn number(number: i64) -> Reason {
+        match u16::try_from(number) {
+            Ok(port) => Self::parse(&port.to_string())
+                .err()
+                .unwrap_or_else(|| Reason::new("this is a number")),
+            Err(_) => Reason::new("this is a number"),
+        }
     }
 }
 
@@ -367,6 +387,9 @@ fn host_port(text: &str, default: Option<u16>) -> Result<(String, u16), Reason> 
             .map_err(|_| Reason::new(format!("`{port}` is not a port")))?,
         None => default.ok_or_else(|| Reason::new("the port is missing"))?,
     };
+    if host.is_empty() {
+        return Err(Reason::new("the host is missing"));
+    }
     let host = host.to_ascii_lowercase();
     if host.parse::<IpAddr>().is_ok() || (bare.is_none() && is_host_name(&host)) {
         Ok((host, port))
@@ -409,7 +432,7 @@ impl Word for DnsName {
                 Reason::new("a port cannot stand here")
                     .help(format!("write `name = \"{name}\"` and `port = {port}`"))
             }
-            _ => Reason::new("this is none"),
+            _ => Reason::new("this is not a DNS name"),
         })
     }
 
@@ -425,7 +448,7 @@ impl Word for IpNet {
         let range = text
             .parse::<Self>()
             .or_else(|_| text.parse::<IpAddr>().map(Self::from))
-            .map_err(|_| Reason::new("this is none"))?;
+            .map_err(|_| Reason::new("this is not a range"))?;
         let whole = range.trunc();
         if whole != range {
             return Err(Reason::new(format!("the range begins at {}", whole.addr()))
@@ -558,7 +581,7 @@ impl Word for WebOrigin {
 pub(super) struct CookieName(pub(super) String);
 
 impl Word for CookieName {
-    const EXPECTED: &str = "the name of a cookie, or \"off\"";
+    const EXPECTED: &str = "the name of a cookie";
 
     fn parse(text: &str) -> Result<Self, Reason> {
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
@@ -578,7 +601,7 @@ impl Word for CookieName {
 pub(super) struct PoolRef(pub(super) String);
 
 impl Word for PoolRef {
-    const EXPECTED: &str = "the name of a pool, or \"off\"";
+    const EXPECTED: &str = "the name of a pool";
 
     fn parse(text: &str) -> Result<Self, Reason> {
         if text.is_empty() {
@@ -794,7 +817,7 @@ impl<T: Value, W: Literal> Value for Or<T, W> {
             if text == W::TEXT {
                 return Some(Self::Word(W::SELF));
             }
-            if nearest(text, [W::TEXT].into_iter()).is_some() && T::INPUT == Input::Plain {
+            if T::INPUT == Input::Plain && nearest(text, [W::TEXT].into_iter()).is_some() {
                 let message = format!("`{path}` must be a number or \"{}\"", W::TEXT);
                 let fault = Diagnostic::error(&node.place, message)
                     .label("this is neither")
@@ -811,7 +834,12 @@ impl<T: Value, W: Literal> Value for Or<T, W> {
             faults.push(fault);
             return None;
         }
-        T::read(node, path, faults).map(Self::Value)
+        let before = faults.len();
+        let value = T::read(node, path, faults);
+        for fault in &mut faults[before..] {
+            fault.message.push_str(&format!(" or \"{}\"", W::TEXT));
+        }
+        value.map(Self::Value)
     }
 
     fn schema() -> Json {
@@ -951,6 +979,7 @@ impl<T: Value> Elements<T> {
                 value,
                 place: node.place.clone(),
                 path: Arc::clone(path),
+                stand_in: false,
             })
         };
         let all: Vec<Setting<T>> = nodes.iter().filter_map(read).collect();

@@ -1,20 +1,13 @@
 //! `proxy.toml` at the top of the repository.
 
-use ddp_gateway::config::{self, Config, Environment};
+use ddp_gateway::config;
 
-use crate::support::expect_file;
-
-fn load(text: &str) -> Config {
-    match config::from_str("proxy.toml", text, &Environment::empty()) {
-        Ok(loaded) => loaded.config,
-        Err(faults) => panic!("{}", faults[0]),
-    }
-}
+use crate::support::{expect_file, load, path};
 
 /// Every key stands in it with its true default, because it is made from the declaration.
 #[test]
 fn is_what_the_keys_say() {
-    expect_file("proxy.toml", &config::template());
+    expect_file(&path("proxy.toml"), &config::template());
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The two examples of the README, exactly as they stand there.
 
-use ddp_gateway::config::{self, Config, Environment};
+use ddp_gateway::config;
+
+use crate::support::load;
 
 const SMALLEST: &str = r#"listen = "127.0.0.1:8080"
 monolith = "http://127.0.0.1:3000"
@@ -16,16 +18,6 @@ address = "127.0.0.1:8080"
 address = "127.0.0.1:8443"
 tls = [{ cert = "certs/tls.crt", key = "certs/tls.key" }]
 "#;
-
-fn load(text: &str) -> Config {
-    match config::from_str("proxy.toml", text, &Environment::empty()) {
-        Ok(loaded) => {
-            assert!(loaded.warnings.is_empty());
-            loaded.config
-        }
-        Err(faults) => panic!("{}", faults[0]),
-    }
-}
 
 #[test]
 fn three_lines_are_enough() {

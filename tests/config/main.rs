@@ -1,5 +1,11 @@
 //! `proxy.toml`: what loads, what does not and what is said about it.
 
+mod commands;
 mod default_file;
+mod diff;
 mod examples;
+mod fixtures;
+mod layers;
+mod round_trip;
+mod schema;
 mod support;
