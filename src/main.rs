@@ -5,9 +5,10 @@ use std::{io, process::ExitCode};
 use anyhow::{Context, Result};
 use ddp_gateway::{
     admin,
-    cli::{Cli, Command, ConfigArgs, Console, DrainArgs, Exit},
+    cli::{Cli, Command, ConfigArgs, Console, DemoArgs, DrainArgs, Exit},
     config::model::LogFormat,
     control::app::{App, Ended, Options, Origin, Reading},
+    demo::{self, front::Addresses},
     telemetry::{
         export,
         log::{Format, Log},
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run(&arguments, &mut console),
         Command::Check(arguments) => Ok(arguments.check(&mut console)),
         Command::Config(command) => Ok(command.execute(&mut console)),
-        Command::Demo(_) => Err(anyhow::anyhow!("the demo is not part of this build")),
+        Command::Demo(arguments) => demo(&arguments),
         Command::Drain(arguments) => drain(&arguments, &mut console),
     };
     match exit {
@@ -72,15 +73,23 @@ fn run(arguments: &ConfigArgs, console: &mut Console<'_>) -> Result<Exit> {
     };
     let ended = runtime()?.block_on(async {
         let app = App::start(loaded.config, options).await?;
-        app.announce().await;
-        app.serve_signals().await.context("no signal handler")
+        let ended = app.serve_signals(app.announce()).await;
+        ended.context("no signal handler")
     });
     // Both the reason for a failed start and the last words of a drain are still on their way.
     log.flush();
-    Ok(match ended? {
-        Ended::Drained => Exit::Done,
-        Ended::Cut => Exit::Failed,
-    })
+    Ok(ending(ended?))
+}
+
+fn demo(arguments: &DemoArgs) -> Result<Exit> {
+    export::recorder();
+    process::raise_descriptor_limit();
+    let ended = runtime()?.block_on(demo::run(Addresses {
+        https: arguments.https,
+        http: arguments.http,
+        admin: arguments.admin,
+    }))?;
+    Ok(ending(ended))
 }
 
 fn drain(arguments: &DrainArgs, console: &mut Console<'_>) -> Result<Exit> {
@@ -94,6 +103,13 @@ fn drain(arguments: &DrainArgs, console: &mut Console<'_>) -> Result<Exit> {
     };
     admin::drain(target, &mut io::stdout())?;
     Ok(Exit::Done)
+}
+
+fn ending(ended: Ended) -> Exit {
+    match ended {
+        Ended::Drained => Exit::Done,
+        Ended::Cut => Exit::Failed,
+    }
 }
 
 fn runtime() -> Result<Runtime> {

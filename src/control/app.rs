@@ -257,12 +257,13 @@ impl App {
         self.control.0.exit.stopped.cancelled().await;
     }
 
-    /// Serves the signals of the process until the gateway has ended.
+    /// Serves the signals of the process until the gateway has ended. `ready` runs as soon as they
+    /// are heard.
     ///
     /// # Errors
     /// When the system takes no signal handler.
-    pub async fn serve_signals(&self) -> io::Result<Ended> {
-        signals::serve(self.control.0.clone()).await
+    pub async fn serve_signals(&self, ready: impl Future<Output = ()>) -> io::Result<Ended> {
+        signals::serve(self.control.0.clone(), ready).await
     }
 
     /// Logs what a person wants to know at the start: where it listens, who is behind it, what it

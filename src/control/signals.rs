@@ -11,11 +11,12 @@ use super::{
 };
 
 /// Until the gateway has ended. SIGHUP reloads; SIGTERM and SIGINT drain, and end at once when they
-/// come a second time.
-pub(super) async fn serve(inner: Arc<Inner>) -> io::Result<Ended> {
+/// come a second time. `ready` runs once signals are heard: who reads what it prints may send one.
+pub(super) async fn serve(inner: Arc<Inner>, ready: impl Future<Output = ()>) -> io::Result<Ended> {
     let mut reload = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    ready.await;
     let mut told = false;
     loop {
         let why = tokio::select! {

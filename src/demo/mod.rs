@@ -25,7 +25,10 @@ use self::{
 };
 use crate::{
     control::app::Ended,
-    telemetry::log::{Format, Log, LogError},
+    telemetry::{
+        log::{Format, Log, LogError},
+        panic,
+    },
 };
 
 /// Streamers that the demo simulates.
@@ -54,13 +57,16 @@ pub enum DemoError {
 /// When something cannot be started; nothing is left running then.
 pub async fn run(addresses: Addresses) -> Result<Ended, DemoError> {
     let log = Log::install(Format::Text, "warn", false)?;
+    panic::install();
     let deployment = Deployment::start(STREAMERS)
         .await
         .map_err(DemoError::Servers)?;
     let front = Front::start(&deployment.upstreams_toml(), TABLES, addresses, Some(log)).await?;
-    // Who has closed the other end does not want to read it.
-    let _ = io::stdout().write_all(banner(&deployment, &front).as_bytes());
-    let ended = front.app().serve_signals().await;
+    let welcome = async {
+        // Who has closed the other end does not want to read it.
+        let _ = io::stdout().write_all(banner(&deployment, &front).as_bytes());
+    };
+    let ended = front.app().serve_signals(welcome).await;
     for streamer in deployment.streamers() {
         streamer.stop().await;
     }

@@ -4,6 +4,7 @@
 //! `tests/run` installs what they need. Whatever is missing is a failure, never a skip.
 
 mod backends;
+mod command;
 mod node;
 
 use std::path::{Path, PathBuf};
