@@ -312,7 +312,8 @@ impl From<tungstenite::Error> for ProbeError {
 const ANSWER_LIMIT: usize = 16 * 1024;
 /// Messages that may come before the one that is awaited: `server_id` and an early ping.
 const MESSAGES_BEFORE: usize = 8;
-const FAREWELL: Duration = Duration::from_millis(250);
+/// The answer to our close frame; a courtesy that must not delay the result.
+const FAREWELL: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {

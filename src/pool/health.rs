@@ -136,6 +136,9 @@ pub enum Fault {
     Closed,
     /// An answer, but not a healthy streamer's.
     Answer,
+    /// The probe could not be made for a reason of our own (no descriptor, no memory): says
+    /// nothing about the streamer.
+    Ours,
 }
 
 impl fmt::Display for Fault {
@@ -145,6 +148,7 @@ impl fmt::Display for Fault {
             Self::Timeout => "no answer in time",
             Self::Closed => "connection cut before the answer",
             Self::Answer => "wrong answer",
+            Self::Ours => "not probed for lack of resources",
         })
     }
 }
@@ -243,6 +247,9 @@ impl Machine {
         ramp: Ramp,
         now: Instant,
     ) -> Option<Transition> {
+        if result == Err(Fault::Ours) {
+            return None;
+        }
         let failures = match kind {
             ProbeKind::Health => &mut self.health_failures,
             ProbeKind::Ddp => &mut self.ddp_failures,

@@ -201,7 +201,7 @@ impl Members {
             .machine
             .reported(outcome, may_eject, sessions, &thresholds, now);
         if outcome != Outcome::Ok {
-            member.schedule.hurry(now);
+            member.schedule.hurry(outcome, now);
         }
         if let Some(Transition {
             to: Health::Degraded { .. },

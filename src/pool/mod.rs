@@ -330,15 +330,20 @@ impl Pool {
             ..
         } = &mut *state;
         let transition = members.probed(probe, result, settings, random, now);
-        self.announce(&state, &probe.streamer, transition);
-        self.settle(state);
+        if transition.is_some() {
+            self.announce(&state, &probe.streamer, transition);
+            self.settle(state);
+        }
     }
 
     /// Lets time pass: ramps rise, old records are forgotten.
     pub fn advance(&self, now: Instant) {
         let mut state = self.lock_at(now);
         state.members.forget_old(now);
-        self.settle(state);
+        state.members.measure(&self.meters, &self.view.load(), now);
+        let wakers = self.serve(&mut state);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn reported(&self, streamer: &Streamer, outcome: Outcome, now: Instant) {

@@ -29,6 +29,14 @@ pub(super) fn transition(
         ),
         Health::Down { cause, back, .. } => {
             let advice = advice(cause);
+            if matches!(from, Health::Unknown { .. }) {
+                tracing::warn!(
+                    %pool, streamer = %id, %addr, %cause, in_rotation = left,
+                    "streamer {id} is not usable yet; {advice}; it is used as soon as it answers \
+                     a DDP probe"
+                );
+                return;
+            }
             let returns = match back {
                 Back::Proof => "as soon as it answers a DDP probe",
                 Back::After(_) => "after a pause, if it answers a DDP probe then",

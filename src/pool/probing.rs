@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    health::{Health, ProbeKind},
+    health::{Health, Outcome, ProbeKind},
     pick::SplitMix,
     streamer::Streamer,
 };
@@ -43,6 +43,9 @@ pub struct Probe {
 pub(super) struct Schedule {
     health: Turn,
     ddp: Turn,
+    /// When the last probe of each kind began; `None` before the first.
+    health_began: Option<Instant>,
+    ddp_began: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +61,8 @@ impl Schedule {
         Self {
             health: Turn::At(now),
             ddp: Turn::Off,
+            health_began: None,
+            ddp_began: None,
         }
     }
 
@@ -70,12 +75,13 @@ impl Schedule {
 
     /// The kind of probe that is due; it counts as running until [`Self::done`].
     pub(super) fn take(&mut self, pace: &Pace, now: Instant) -> Option<ProbeKind> {
-        for (turn, kind) in [
-            (&mut self.health, ProbeKind::Health),
-            (&mut self.ddp, ProbeKind::Ddp),
+        for (turn, began, kind) in [
+            (&mut self.health, &mut self.health_began, ProbeKind::Health),
+            (&mut self.ddp, &mut self.ddp_began, ProbeKind::Ddp),
         ] {
             if turn.due_at(pace).is_some_and(|at| at <= now) {
                 *turn = Turn::Running { since: now };
+                *began = Some(now);
                 return Some(kind);
             }
         }
@@ -117,10 +123,20 @@ impl Schedule {
         }
     }
 
-    /// Client traffic fails: ask the streamer itself soon.
-    pub(super) fn hurry(&mut self, now: Instant) {
+    /// Client traffic fails: ask the streamer itself soon, though not again and again. A failed
+    /// attach asks for both kinds, since a streamer may answer one and not the other.
+    pub(super) fn hurry(&mut self, outcome: Outcome, now: Instant) {
+        let soon = |began: Option<Instant>, gap| {
+            let soon = now + SOON;
+            began.map_or(soon, |began| soon.max(began + gap))
+        };
         if let Turn::At(at) = &mut self.health {
-            *at = (*at).min(now + SOON);
+            *at = (*at).min(soon(self.health_began, FAST));
+        }
+        if let Turn::At(at) = &mut self.ddp
+            && outcome != Outcome::Reset
+        {
+            *at = (*at).min(soon(self.ddp_began, DDP_HURRY));
         }
     }
 
@@ -180,11 +196,13 @@ fn jitter(pause: Duration, random: &mut SplitMix) -> Duration {
 }
 
 /// Pause between probes of a streamer that is out: its return shall be used within half a second.
-const FAST: Duration = Duration::from_millis(200);
+const FAST: Duration = Duration::from_millis(150);
 const CONNECT_WHILE_DOWN: Duration = Duration::from_millis(250);
 /// After the first failure of a streamer in rotation.
 const RETRY: Duration = Duration::from_millis(50);
 const DDP_RETRY: Duration = Duration::from_millis(500);
+/// Between DDP probes that failures of traffic call for.
+const DDP_HURRY: Duration = Duration::from_secs(1);
 /// Failures of traffic come in bursts; one probe answers for all of them.
 const SOON: Duration = Duration::from_millis(20);
 const LOST_AFTER: Duration = Duration::from_secs(5);
