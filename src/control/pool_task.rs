@@ -97,11 +97,14 @@ struct Kept {
     /// another address.
     streamer: Arc<Streamer>,
     stream: TcpStream,
+    since: Instant,
 }
 
 /// A probe that has ended.
 struct Done {
     probe: Probe,
+    /// When its connection was made, or an earlier time.
+    since: Instant,
     result: Result<Option<TcpStream>, ProbeError>,
 }
 
@@ -123,15 +126,20 @@ impl Driver {
                 ProbeKind::Health => self.kept.remove(&probe.streamer.id),
                 ProbeKind::Ddp => None,
             };
-            let kept = kept
-                .filter(|kept| Arc::ptr_eq(&kept.streamer, &probe.streamer))
-                .map(|kept| kept.stream);
+            let kept = kept.filter(|kept| {
+                Arc::ptr_eq(&kept.streamer, &probe.streamer) && now - kept.since < KEEP_FOR
+            });
             self.probes.spawn(send(probe, kept));
         }
     }
 
     fn done(&mut self, done: Result<Done, JoinError>) {
-        let Ok(Done { probe, result }) = done else {
+        let Ok(Done {
+            probe,
+            since,
+            result,
+        }) = done
+        else {
             // The runtime counts and logs the panic; the pool gives the probe out again.
             return;
         };
@@ -146,6 +154,7 @@ impl Driver {
                     let kept = Kept {
                         streamer: streamer.clone(),
                         stream,
+                        since,
                     };
                     self.kept.insert(streamer.id.clone(), kept);
                 }
@@ -176,7 +185,9 @@ impl Driver {
     }
 }
 
-async fn send(probe: Probe, kept: Option<TcpStream>) -> Done {
+async fn send(probe: Probe, kept: Option<Kept>) -> Done {
+    let since = kept.as_ref().map_or_else(Instant::now, |kept| kept.since);
+    let kept = kept.map(|kept| kept.stream);
     let patience = Patience {
         connect: probe.connect_timeout,
         whole: probe.timeout,
@@ -186,7 +197,11 @@ async fn send(probe: Probe, kept: Option<TcpStream>) -> Done {
         ProbeKind::Health => probe::health(address, kept, patience).await,
         ProbeKind::Ddp => probe::ddp(address, patience).await.map(|()| None),
     };
-    Done { probe, result }
+    Done {
+        probe,
+        since,
+        result,
+    }
 }
 
 fn fault(error: &ProbeError) -> Fault {
@@ -214,5 +229,8 @@ fn is_ours(error: &io::Error) -> bool {
 /// Probes of one pool at the same time; with more streamers than this that are all silent, probes
 /// come late but do come.
 const PROBES_IN_FLIGHT: usize = 64;
+/// A streamer may answer on connections that it has and yet refuse new ones, so a connection for
+/// `GET /health` serves for a few probes only.
+const KEEP_FOR: Duration = Duration::from_secs(1);
 const DEBOUNCE: Duration = Duration::from_millis(200);
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);

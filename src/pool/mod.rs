@@ -811,6 +811,27 @@ mod tests {
     }
 
     #[test]
+    fn what_we_lack_ourselves_takes_nobody_out() {
+        let mut bench = Bench::new(|_| {});
+        bench.apply(&["a", "b"]);
+        bench.probe(|_, _| Ok(()));
+        for _ in 0..100 {
+            bench.pass(100);
+            bench.probe(|_, _| Err(Fault::Ours));
+        }
+        assert_eq!(
+            bench
+                .pool
+                .view()
+                .entries
+                .iter()
+                .filter(|e| e.eligible())
+                .count(),
+            2
+        );
+    }
+
+    #[test]
     fn probes_keep_their_pace() {
         let mut bench = Bench::new(|_| {});
         bench.apply(&["a", "b", "c"]);
