@@ -572,4 +572,4 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// Most that hyper buffers of a response; the head must fit.
 const READ_BUFFER: usize = 128 * 1024;
 /// Header lines of one response.
-const MAX_HEADERS: usize = 512;
+const MAX_HEADERS: usize = 256;

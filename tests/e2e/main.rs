@@ -7,6 +7,7 @@ mod support;
 
 mod admin;
 mod drain;
+mod http;
 mod nameserver;
 mod pool;
 mod tls;
