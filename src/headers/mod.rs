@@ -3,3 +3,4 @@
 pub mod cookie;
 pub mod forwarded;
 pub mod hop;
+pub mod screen;

@@ -24,16 +24,18 @@ async fn each_failure_has_its_status() {
         config.http.first_byte_timeout = Duration::from_millis(300);
     })
     .await;
-    let answer = served.ask("GET /close HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    let answer = served
+        .ask("GET /close HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        .await;
     assert_eq!(answer.status(), 502, "{}", answer.text());
     let answer = served
-        .ask("GET /slow?ms=60000 HTTP/1.1\r\nHost: h\r\n\r\n")
+        .ask("GET /slow?ms=60000 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         .await;
     assert_eq!(answer.status(), 504, "{}", answer.text());
     monolith.set_mode(MonolithMode::Refuse).await.unwrap();
     monolith.stop().await;
     let answer = served
-        .ask("GET / HTTP/1.1\r\nHost: h\r\nAccept: text/html\r\n\r\n")
+        .ask("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nAccept: text/html\r\n\r\n")
         .await;
     assert_eq!(answer.status(), 503, "{}", answer.text());
     assert_eq!(answer.header("retry-after").as_deref(), Some("5"));

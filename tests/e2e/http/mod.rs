@@ -208,6 +208,13 @@ impl Answer {
             .unwrap_or_default()
     }
 
+    fn body_bytes(&self) -> usize {
+        self.bytes
+            .windows(4)
+            .position(|window| window == b"\r\n\r\n")
+            .map_or(0, |head| self.bytes.len() - head - 4)
+    }
+
     fn header(&self, name: &str) -> Option<String> {
         let prefix = format!("{name}: ");
         self.head()
