@@ -12,6 +12,7 @@ pub struct Screen {
     place: Place,
     line: Line,
     head: Head,
+    heads: u64,
 }
 
 /// What the bytes that come next are.
@@ -55,7 +56,13 @@ impl Screen {
                 length: 0,
             },
             head: Head::default(),
+            heads: 0,
         }
+    }
+
+    /// Heads that have ended.
+    pub fn heads(&self) -> u64 {
+        self.heads
     }
 
     /// Whether a head has begun and not ended.
@@ -113,6 +120,7 @@ impl Screen {
                         Head { .. } => Place::Head,
                     };
                     self.head = Head::default();
+                    self.heads += 1;
                 }
                 true
             }

@@ -9,3 +9,4 @@ pub mod proxy_protocol;
 pub mod stream;
 pub mod tls;
 mod vigil;
+pub mod wire;

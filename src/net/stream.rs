@@ -1,23 +1,27 @@
 //! The two ends of a relayed socket, as closed enums.
 //!
 //! This is the only file that knows what a client's bytes come through: a TCP socket, a rustls
-//! connection on one, or a stream of an HTTP/2 connection. hyper is given a [`Downstream`] and the
-//! same one is taken back out of it after an upgrade.
+//! connection on one, or a stream of an HTTP/2 connection. hyper is given a [`Downstream`] in a
+//! [`Wire`], and the same one is taken back out of it after an upgrade.
 
 use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
+
+use super::wire::Wire;
 
 /// A client's side.
 #[derive(Debug)]
@@ -34,8 +38,8 @@ impl Downstream {
     ///
     /// These bytes are the client's first frames and come before anything read from the socket.
     pub fn from_upgraded(upgraded: Upgraded) -> (Self, Bytes) {
-        match upgraded.downcast::<TokioIo<Self>>() {
-            Ok(parts) => (parts.io.into_inner(), parts.read_buf),
+        match upgraded.downcast::<TokioIo<Wire>>() {
+            Ok(parts) => (parts.io.into_inner().into_inner(), parts.read_buf),
             Err(upgraded) => (
                 Self::Multiplexed(Box::new(TokioIo::new(upgraded))),
                 Bytes::new(),
@@ -46,6 +50,28 @@ impl Downstream {
     /// Reads what is there into `buf`; 0 is the end of the stream.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         poll_fill(Pin::new(self), cx, buf)
+    }
+
+    /// Makes the socket ready for more only when less than `bytes` have yet to be sent.
+    pub(super) fn limit_unsent(&self, bytes: u32) {
+        if let Some(socket) = self.socket() {
+            let _ = SockRef::from(socket).set_tcp_notsent_lowat(bytes);
+        }
+    }
+
+    /// Ends the connection with a reset instead of an orderly end.
+    pub(super) fn reset_at_close(&self) {
+        if let Some(socket) = self.socket() {
+            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Multiplexed(_) => None,
+        }
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::{download::Download, record::Record};
+use super::{download::Download, record::Record, taken::Taken};
 
 /// What a response carries.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub enum BodyError {
     ClientSlow,
     #[error("the client's body is too large")]
     TooLarge,
+    #[error("the monolith answered without the rest of the client's body")]
+    Unwanted,
     #[error("the exchange took too long")]
     Deadline,
 }
@@ -42,6 +45,7 @@ pub enum BodyError {
 pub struct Recorded {
     body: Body,
     record: Record,
+    taken: Arc<Taken>,
 }
 
 impl Body {
@@ -51,8 +55,12 @@ impl Body {
 }
 
 impl Recorded {
-    pub(super) fn new(body: Body, record: Record) -> Self {
-        Self { body, record }
+    pub(super) fn new(body: Body, record: Record, taken: Arc<Taken>) -> Self {
+        Self {
+            body,
+            record,
+            taken,
+        }
     }
 }
 
@@ -100,12 +108,13 @@ impl HttpBody for Recorded {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.taken.asked();
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    self.record.sent(data.len() as u64);
-                }
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.record.sent(bytes);
+                self.taken.given(bytes);
                 if self.body.is_end_stream() {
                     self.record.complete();
                 }
@@ -132,5 +141,6 @@ impl Drop for Recorded {
         if self.body.is_end_stream() {
             self.record.complete();
         }
+        self.taken.done();
     }
 }

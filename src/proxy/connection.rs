@@ -2,25 +2,36 @@
 //! else.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
+use http::Version;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::time::sleep_until;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::{sleep_until, timeout};
 
 use super::{
     Gateway,
     client::Connection,
     shared::{Phase, Shared},
+    snapshot::Snapshot,
+    taken::{self, Look, Pull, Streams, Taken},
 };
-use crate::{config::model::Http, net::listen::Accepted};
+use crate::{
+    base::id::PeerAddr,
+    config::model::Http,
+    net::{
+        listen::Accepted,
+        wire::{Side, Wire},
+    },
+};
 
 /// Serves a connection. A panic in it ends the task it runs in, and nothing else.
 pub async fn serve(shared: Arc<Shared>, accepted: Accepted) {
@@ -32,9 +43,12 @@ pub async fn serve(shared: Arc<Shared>, accepted: Accepted) {
         listener,
         guard,
     } = accepted;
-    let http = shared.snapshot.load().config.http.clone();
+    let snapshot = shared.snapshot.load_full();
+    let http = &snapshot.config.http;
+    let pull = Pull::new(http);
     let websocket = listener.http2_websocket;
-    let activity = Arc::new(Activity::new());
+    let (wire, side) = Wire::new(stream, http2);
+    let activity = Arc::new(Activity::new(side, !http2));
     let connection = Arc::new(Connection {
         peer,
         local,
@@ -42,29 +56,26 @@ pub async fn serve(shared: Arc<Shared>, accepted: Accepted) {
         guard,
     });
     let gateway = Gateway::new(shared.clone(), connection, activity.clone());
-    let io = TokioIo::new(stream);
+    let io = TokioIo::new(wire);
     let watch = Watch {
-        activity,
+        activity: activity.clone(),
         phase: shared.phase.clone(),
-        first: http.header_timeout,
-        idle: KEEP_ALIVE,
+        head: http.header_timeout,
+        pull,
+        looked: (Instant::now(), activity.taken.look()),
     };
-    let result = if http2 {
-        let connection = version2(&http, websocket).serve_connection(io, gateway);
+    let ended = if http2 {
+        let connection = version2(http, websocket, pull).serve_connection(io, gateway);
         watch
             .over(connection, http2::Connection::graceful_shutdown)
             .await
     } else {
-        let connection = version1(&http)
-            .serve_connection(io, gateway)
-            .with_upgrades();
+        let connection = version1(http).serve_connection(io, gateway).with_upgrades();
         watch
             .over(connection, http1::UpgradeableConnection::graceful_shutdown)
             .await
     };
-    if let Err(error) = result {
-        note(&error, peer);
-    }
+    note(&ended, &snapshot, &activity, peer);
 }
 
 /// What one connection does, as seen by the task that owns it.
@@ -76,6 +87,11 @@ pub(super) struct Activity {
     /// Milliseconds from `start` to the last change.
     changed: AtomicU64,
     requests: AtomicU64,
+    side: Arc<Side>,
+    /// Of HTTP/1.1; streams have their own.
+    taken: Arc<Taken>,
+    /// HTTP/1.1, the version whose connections carry one request at a time.
+    single: bool,
 }
 
 /// One request in progress on a connection.
@@ -83,12 +99,15 @@ pub(super) struct Activity {
 pub(super) struct Visit(Arc<Activity>);
 
 impl Activity {
-    fn new() -> Self {
+    fn new(side: Arc<Side>, single: bool) -> Self {
         Self {
             start: Instant::now(),
             open: AtomicUsize::new(0),
             changed: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            side,
+            taken: Taken::new(),
+            single,
         }
     }
 
@@ -96,6 +115,29 @@ impl Activity {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         Visit(self.clone())
+    }
+
+    /// Progress of the answer that this task is about to give.
+    pub(super) fn taken(&self) -> Arc<Taken> {
+        taken::of_stream().unwrap_or_else(|| self.taken.clone())
+    }
+
+    /// Where informational responses go, if this client can get them: HTTP/1.0 has none, and hyper's
+    /// HTTP/2 server has no way to send one.
+    pub(super) async fn informs(&self, version: Version) -> Option<Arc<Side>> {
+        if !self.single || version != Version::HTTP_11 {
+            return None;
+        }
+        poll_fn(|cx| Poll::Ready(self.side.begin(cx.waker()))).await;
+        Some(self.side.clone())
+    }
+
+    /// Waits until informational responses are out, for a moment.
+    pub(super) async fn informed(&self) {
+        if self.single {
+            let _ = timeout(INFORM, poll_fn(|cx| self.side.poll_informed(cx))).await;
+            self.side.end();
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -107,6 +149,15 @@ impl Activity {
     }
 }
 
+impl Visit {
+    /// The answer of this request is cut.
+    pub(super) fn cut(&self) {
+        if self.0.single {
+            self.0.side.cut();
+        }
+    }
+}
+
 impl Drop for Visit {
     fn drop(&mut self) {
         let millis = u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -115,64 +166,108 @@ impl Drop for Visit {
     }
 }
 
-/// Ends a connection that idles or that the gateway no longer wants.
+/// Ends a connection that idles, is too slow, or that the gateway no longer wants.
 struct Watch {
     activity: Arc<Activity>,
     phase: tokio::sync::watch::Receiver<Phase>,
-    /// For the first request.
-    first: Duration,
-    /// Between requests.
-    idle: Duration,
+    /// For a head, and for the first one to begin.
+    head: Duration,
+    pull: Pull,
+    /// The last look at the answer in progress.
+    looked: (Instant, Look),
+}
+
+/// How a connection ended.
+enum Ended {
+    Http(hyper::Error),
+    Closed,
+    /// No whole head came in time.
+    SlowHead,
+    /// The client did not take its answer.
+    SlowReader,
+}
+
+/// What a connection is to do next.
+enum Judgement {
+    GoOn,
+    Leave,
+    End(Ended),
 }
 
 impl Watch {
-    async fn over<C>(
-        self,
-        connection: C,
-        shut_down: impl Fn(Pin<&mut C>),
-    ) -> Result<(), hyper::Error>
+    async fn over<C>(mut self, connection: C, shut_down: impl Fn(Pin<&mut C>)) -> Ended
     where
         C: Future<Output = Result<(), hyper::Error>>,
     {
         let mut connection = pin!(connection);
         let mut phase = self.phase.clone();
-        let mut leaving = false;
+        let mut drained = false;
         let mut give_up: Option<Instant> = None;
         loop {
             let due = give_up.unwrap_or_else(|| self.due());
             tokio::select! {
                 biased;
-                result = connection.as_mut() => return result,
-                Ok(_) = phase.wait_for(|phase| *phase != Phase::Running), if !leaving => {
-                    leaving = true;
+                result = connection.as_mut() => {
+                    return result.map_or_else(Ended::Http, |()| Ended::Closed);
+                }
+                Ok(_) = phase.wait_for(|phase| *phase != Phase::Running), if !drained => {
+                    drained = true;
                     shut_down(connection.as_mut());
                 }
-                () = sleep_until(due.into()) => {
-                    if !self.activity.is_idle() || Instant::now() < self.due() {
-                        give_up = None;
-                        continue;
+                () = sleep_until(due.into()) => match self.judge(Instant::now()) {
+                    Judgement::GoOn => give_up = None,
+                    Judgement::Leave if give_up.is_some() => return Ended::Closed,
+                    Judgement::Leave => {
+                        shut_down(connection.as_mut());
+                        give_up = Some(Instant::now() + LEAVE);
                     }
-                    if give_up.is_some() {
-                        return Ok(());
-                    }
-                    shut_down(connection.as_mut());
-                    give_up = Some(Instant::now() + LEAVE);
-                }
+                    Judgement::End(ended) => return ended,
+                },
             }
         }
     }
 
-    /// When to look again; an idle connection is due then.
-    fn due(&self) -> Instant {
-        let limit = if self.activity.requests.load(Ordering::Relaxed) == 0 {
-            self.first
-        } else {
-            self.idle
-        };
+    fn judge(&mut self, now: Instant) -> Judgement {
         if self.activity.is_idle() {
-            self.activity.changed() + limit
+            if self.head_due().is_some_and(|due| now >= due) {
+                return Judgement::End(Ended::SlowHead);
+            }
+            if now >= self.idle_due() {
+                return Judgement::Leave;
+            }
+        }
+        if now >= self.looked.0 + self.pull.window {
+            let look = self.activity.taken.look();
+            let missed = self.pull.is_missed(self.looked.1, look);
+            self.looked = (now, look);
+            if missed {
+                return Judgement::End(Ended::SlowReader);
+            }
+        }
+        Judgement::GoOn
+    }
+
+    /// When to look again at the latest. A head may begin at any moment, so an idle connection is
+    /// looked at often enough to see one that lasts.
+    fn due(&self) -> Instant {
+        let next = Instant::now() + self.head / 2;
+        let next = next.min(self.looked.0 + self.pull.window);
+        if !self.activity.is_idle() {
+            return next;
+        }
+        let next = next.min(self.idle_due());
+        self.head_due().map_or(next, |due| next.min(due))
+    }
+
+    fn head_due(&self) -> Option<Instant> {
+        Some(self.activity.side.head_open_since()? + self.head)
+    }
+
+    fn idle_due(&self) -> Instant {
+        if self.activity.requests.load(Ordering::Relaxed) == 0 {
+            self.activity.start + self.head
         } else {
-            Instant::now() + limit
+            self.activity.changed() + KEEP_ALIVE
         }
     }
 }
@@ -181,7 +276,8 @@ fn version1(http: &Http) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(http.header_timeout)
+        // The watch over the connection has its own, which tells a slow head from an idle client.
+        .header_read_timeout(None)
         .max_header_size(http.request_header_limit)
         .max_buf_size(http.request_header_limit.max(READ_BUFFER))
         .max_headers(MAX_HEADERS)
@@ -190,8 +286,8 @@ fn version1(http: &Http) -> http1::Builder {
     builder
 }
 
-fn version2(http: &Http, websocket: bool) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn version2(http: &Http, websocket: bool, pull: Pull) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(Streams(pull));
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(http.http2_streams)
@@ -210,25 +306,37 @@ fn version2(http: &Http, websocket: bool) -> http2::Builder<TokioExecutor> {
 }
 
 /// A client's mistakes are its own affair: one line, and not a loud one.
-fn note(error: &hyper::Error, peer: crate::base::id::PeerAddr) {
-    let kind = if error.is_parse() {
-        "bad_request"
-    } else if error.is_timeout() {
-        "timeout"
-    } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        "client_gone"
-    } else {
-        "broken"
+fn note(ended: &Ended, snapshot: &Snapshot, activity: &Activity, peer: PeerAddr) {
+    let error = match ended {
+        Ended::Closed => return,
+        Ended::SlowHead => {
+            tracing::info!(%peer, "connection closed: no whole request head came in time");
+            return;
+        }
+        Ended::SlowReader => {
+            tracing::info!(%peer, "connection closed: the client did not take its answer");
+            return;
+        }
+        Ended::Http(error) => error,
     };
-    if kind == "bad_request" || kind == "timeout" {
-        tracing::info!(%peer, kind, %error, "a client's connection was ended");
+    if activity.side.refused() {
+        snapshot.meters.malformed.increment(1);
+        tracing::info!(
+            %peer,
+            "request refused with 400: it has both Content-Length and Transfer-Encoding, or several lengths"
+        );
+    } else if error.is_parse() {
+        snapshot.meters.malformed.increment(1);
+        tracing::info!(%peer, %error, "request refused: its head is malformed or too large");
     } else {
-        tracing::debug!(%peer, kind, %error, "a client's connection ended early");
+        tracing::debug!(%peer, %error, "a client's connection ended early");
     }
 }
 
 /// A connection may stay open this long between two requests.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// For informational responses to get out before the final one.
+const INFORM: Duration = Duration::from_secs(1);
 /// For an idle connection to end after it was told to.
 const LEAVE: Duration = Duration::from_secs(5);
 /// Most that hyper buffers of what a client sends; the head of a request must fit.
@@ -241,6 +349,6 @@ const PENDING_RESETS: usize = 20;
 const LOCAL_RESETS: usize = 100;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-const SEND_BUFFER: usize = 256 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
 /// A peer that vanished is noticed after two of these at most.
 const PING: Duration = Duration::from_secs(20);

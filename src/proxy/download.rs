@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
@@ -12,6 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::{
     body::BodyError,
     pace::{Late, Pace, Rules},
+    upload::Progress,
 };
 use crate::net::monolith::Used;
 
@@ -23,22 +25,29 @@ pub struct Download {
     pace: Pace,
     /// Given back once the body was read to its end.
     connection: Option<Used>,
+    upload: Option<Arc<Progress>>,
 }
 
 impl Download {
-    pub(super) fn new(body: Incoming, rules: Rules, connection: Used) -> Self {
-        let mut download = Self {
+    /// `upload` is told when the response is over.
+    pub(super) fn new(
+        body: Incoming,
+        rules: Rules,
+        connection: Used,
+        upload: Option<Arc<Progress>>,
+    ) -> Self {
+        Self {
             body,
             pace: Pace::new(rules),
             connection: Some(connection),
-        };
-        if download.body.is_end_stream() {
-            download.finish();
+            upload,
         }
-        download
     }
 
     fn finish(&mut self) {
+        if let Some(upload) = &self.upload {
+            upload.over();
+        }
         if let Some(connection) = self.connection.take() {
             connection.give_back();
         }
@@ -104,6 +113,9 @@ impl Drop for Download {
     fn drop(&mut self) {
         if self.body.is_end_stream() {
             self.finish();
+        }
+        if let Some(upload) = &self.upload {
+            upload.over();
         }
     }
 }

@@ -27,7 +27,10 @@ use super::{
 use crate::{
     config::model::{Http, MIN_RATE_WINDOW},
     headers::{forwarded, hop},
-    net::monolith::{Fault, Lease, Monolith, Outgoing, Reply, SendError, Terms},
+    net::{
+        monolith::{Fault, Lease, Monolith, Outgoing, Reply, SendError, Terms},
+        wire::Side,
+    },
 };
 
 /// Checks how the request is framed and whether its size is acceptable. HTTP/1.1 framing that hyper
@@ -68,8 +71,6 @@ pub(super) fn rewrite(parts: &mut Parts, client: &Client, target: &Target, upgra
     } else {
         hop::strip(headers);
     }
-    // Answered by the gateway when the body is asked for.
-    headers.remove(header::EXPECT);
     join_cookies(headers);
     let host = target.host.as_ref().map(|host| &host.value);
     forwarded::apply(headers, &client.origin(), client.peer, host);
@@ -85,11 +86,14 @@ pub(super) fn rewrite(parts: &mut Parts, client: &Client, target: &Target, upgra
 }
 
 /// Forwards a rewritten request; the response is ready for the client.
+///
+/// Informational responses go to `informs`.
 pub(super) async fn forward(
     snapshot: &Snapshot,
     monolith: &Monolith,
     parts: Parts,
     body: Incoming,
+    informs: Option<Arc<Side>>,
     record: &mut Record,
 ) -> Result<Response<Body>, Refusal> {
     let http = &snapshot.config.http;
@@ -101,10 +105,11 @@ pub(super) async fn forward(
         first_byte: http.first_byte_timeout,
         rules,
         limit: http.body_limit,
+        informs,
     };
-    let reply = exchange.send(parts, body, snapshot, record).await?;
+    let (reply, upload) = exchange.send(parts, body, snapshot, record).await?;
     record.served_by(reply.connection.lease().server());
-    answer(reply, head, rules)
+    answer(reply, head, rules, Some(upload))
 }
 
 /// The pace that is expected of an exchange.
@@ -124,6 +129,7 @@ struct Exchange<'a> {
     first_byte: Duration,
     rules: Rules,
     limit: u64,
+    informs: Option<Arc<Side>>,
 }
 
 impl Exchange<'_> {
@@ -131,12 +137,16 @@ impl Exchange<'_> {
     /// safe: nothing was sent, or the method is idempotent and there is no body.
     async fn send(
         &self,
-        parts: Parts,
+        mut parts: Parts,
         body: Incoming,
         snapshot: &Snapshot,
         record: &mut Record,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<(Reply, Arc<Progress>), Refusal> {
         let bodiless = body.is_end_stream();
+        if bodiless || self.informs.is_none() {
+            parts.headers.remove(header::EXPECT);
+        }
+        let expects = parts.headers.contains_key(header::EXPECT);
         let again = (bodiless && parts.method.is_idempotent()).then(|| Again::of(&parts));
         let stage = if bodiless {
             Stage::Ended
@@ -148,12 +158,18 @@ impl Exchange<'_> {
         let outgoing = if bodiless {
             Outgoing::empty()
         } else {
-            Outgoing::new(Upload::new(body, self.limit, self.rules, progress.clone()))
+            Outgoing::new(Upload::new(
+                body,
+                self.limit,
+                self.rules,
+                progress.clone(),
+                expects,
+            ))
         };
         let request = Request::from_parts(parts, outgoing);
         let lease = self.monolith.choose(None);
         let (error, second) = match self.attempt(lease.clone(), request, &progress, false).await {
-            Ok(reply) => return Ok(reply),
+            Ok(reply) => return Ok((reply, progress)),
             Err(Failed::Given(refusal)) => return Err(refusal),
             Err(Failed::Send(error)) => {
                 let second = match error.unsent {
@@ -173,10 +189,25 @@ impl Exchange<'_> {
         let other = self.monolith.choose(Some(&lease));
         drop(lease);
         match self.attempt(other, request, &progress, true).await {
-            Ok(reply) => Ok(reply),
+            Ok(reply) => Ok((reply, progress)),
             Err(Failed::Given(refusal)) => Err(refusal),
             Err(Failed::Send(error)) => Err(refusal_of(error.fault, &progress)),
         }
+    }
+
+    /// Passes informational responses on; `100 Continue` means the body.
+    fn listen(&self, request: &mut Request<Outgoing>, progress: &Arc<Progress>) {
+        let informs = self.informs.clone();
+        let progress = progress.clone();
+        hyper::ext::on_informational(request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                progress.wanted();
+            } else if let Some(informs) = &informs {
+                let mut headers = response.headers().clone();
+                hop::strip(&mut headers);
+                informs.inform(response.status(), &headers);
+            }
+        });
     }
 
     /// Sends the request to one server and waits for the head of its response: while the client
@@ -192,6 +223,7 @@ impl Exchange<'_> {
             let host = lease.host().clone();
             request.headers_mut().insert(header::HOST, host);
         }
+        self.listen(&mut request, progress);
         let server = lease.clone();
         let started = Instant::now();
         let mut sending = pin!(lease.send(request, self.terms, fresh));
@@ -273,7 +305,12 @@ fn of_stage(stage: Stage) -> Option<Refusal> {
 }
 
 /// Makes the monolith's response one for the client.
-pub(super) fn answer(reply: Reply, head: bool, rules: Rules) -> Result<Response<Body>, Refusal> {
+pub(super) fn answer(
+    reply: Reply,
+    head: bool,
+    rules: Rules,
+    upload: Option<Arc<Progress>>,
+) -> Result<Response<Body>, Refusal> {
     let (mut parts, body) = reply.response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         // Nobody asked for it.
@@ -286,6 +323,9 @@ pub(super) fn answer(reply: Reply, head: bool, rules: Rules) -> Result<Response<
         head || parts.status == StatusCode::NO_CONTENT || parts.status == StatusCode::NOT_MODIFIED;
     let body = if bodiless || body.is_end_stream() {
         reply.connection.give_back();
+        if let Some(upload) = upload {
+            upload.over();
+        }
         Body::Empty
     } else {
         // A slow monolith is waited for; the rate is a rule for clients.
@@ -293,7 +333,12 @@ pub(super) fn answer(reply: Reply, head: bool, rules: Rules) -> Result<Response<
             min_rate: 0,
             ..rules
         };
-        Body::Monolith(Box::new(Download::new(body, rules, reply.connection)))
+        Body::Monolith(Box::new(Download::new(
+            body,
+            rules,
+            reply.connection,
+            upload,
+        )))
     };
     Ok(Response::from_parts(parts, body))
 }

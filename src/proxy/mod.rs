@@ -18,6 +18,7 @@ mod relay;
 pub mod route;
 pub mod shared;
 pub mod snapshot;
+mod taken;
 pub mod target;
 mod tunnel;
 pub mod upgrade;
@@ -76,7 +77,8 @@ impl Gateway {
             Ok(response) => response,
             Err(refusal) => refuse(refusal, &accept, &client, &mut record),
         };
-        finish(response, record)
+        self.activity.informed().await;
+        self.finish(response, record)
     }
 
     /// The phases that may end in a refusal.
@@ -106,6 +108,7 @@ impl Gateway {
             Destination::Monolith { monolith } => {
                 let monolith = &snapshot.monoliths[monolith];
                 let upgrade = tunnel::is_wanted(&parts, &body);
+                let informs = self.activity.informs(parts.version).await;
                 http::rewrite(&mut parts, client, &target, upgrade);
                 if upgrade {
                     record.routed(host, RouteKind::Tunnel);
@@ -113,7 +116,7 @@ impl Gateway {
                     return tunnel::open(&self.shared, snapshot, monolith, client, request, record)
                         .await;
                 }
-                http::forward(snapshot, monolith, parts, body, record).await
+                http::forward(snapshot, monolith, parts, body, informs, record).await
             }
             Destination::WebSocket { pool, route } => {
                 if !upgrade::is_wanted(&parts) {
@@ -215,6 +218,12 @@ impl Gateway {
         Ok(Some(response))
     }
 
+    fn finish(&self, response: Response<Body>, mut record: Record) -> Response<Recorded> {
+        record.answered(response.status());
+        let taken = self.activity.taken();
+        response.map(|body| Recorded::new(body, record, taken))
+    }
+
     /// What is too much or cannot be understood, before anything is forwarded.
     fn limit(&self, parts: &Parts, body: &Incoming, snapshot: &Snapshot) -> Result<(), Refusal> {
         if *self.shared.phase.borrow() == Phase::Closing {
@@ -279,11 +288,6 @@ fn refuse(
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-fn finish(response: Response<Body>, mut record: Record) -> Response<Recorded> {
-    record.answered(response.status());
-    response.map(|body| Recorded::new(body, record))
 }
 
 /// `OPTIONS *` asks about the gateway itself (RFC 9110 section 9.3.7).

@@ -25,6 +25,8 @@ pub(super) struct Meters {
     request_bytes: Counter,
     response_bytes: Counter,
     refusals: [Counter; Refusal::LABELS.len()],
+    /// Requests that hyper refused before they became one.
+    pub(super) malformed: Counter,
     pub(super) retries: Counter,
     pub(super) tunnels: Gauge,
     pub(super) tunnels_opened: Counter,
@@ -34,7 +36,7 @@ pub(super) struct Meters {
 pub(super) struct Record {
     meters: Arc<Meters>,
     _in_flight: Counted,
-    _visit: Visit,
+    visit: Visit,
     started: Instant,
     method: Method,
     version: Version,
@@ -72,6 +74,7 @@ impl Meters {
             request_bytes: names::REQUEST_BYTES.counter(&[]),
             response_bytes: names::RESPONSE_BYTES.counter(&[]),
             refusals: Refusal::LABELS.map(|label| names::REFUSALS.counter(&[label])),
+            malformed: names::REFUSALS.counter(&["malformed"]),
             retries: names::MONOLITH_RETRIES.counter(&[]),
             tunnels: names::TUNNELS.gauge(&[]),
             tunnels_opened: names::TUNNELS_OPENED.counter(&[]),
@@ -89,7 +92,7 @@ impl Record {
     ) -> Self {
         Self {
             _in_flight: Counted::new(&meters.in_flight),
-            _visit: visit,
+            visit: visit,
             meters: meters.clone(),
             started: Instant::now(),
             method: request.method.clone(),
@@ -159,8 +162,10 @@ impl Record {
         }
     }
 
+    /// The answer will not be completed.
     pub(super) fn cut(&mut self, error: BodyError) {
         self.end = End::Cut(error);
+        self.visit.cut();
     }
 
     fn write(&self, duration: Duration, bytes_in: u64) {

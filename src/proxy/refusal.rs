@@ -252,7 +252,7 @@ impl From<Fault> for Refusal {
 impl From<BodyError> for Refusal {
     fn from(error: BodyError) -> Self {
         match error {
-            BodyError::MonolithCut => Self::BadGateway,
+            BodyError::MonolithCut | BodyError::Unwanted => Self::BadGateway,
             BodyError::MonolithSilent => Self::Silent,
             BodyError::ClientCut => Self::ClientGone,
             BodyError::ClientSlow => Self::SlowBody,

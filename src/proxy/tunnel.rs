@@ -84,7 +84,7 @@ pub(super) async fn open(
     };
     record.served_by(server.server());
     if reply.response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return http::answer(reply, false, http::rules(&config.http, record));
+        return http::answer(reply, false, http::rules(&config.http, record), None);
     }
     if !names_one_of(reply.response.headers(), asked.as_ref()) {
         return Err(Refusal::BadGateway);

@@ -1,18 +1,22 @@
 //! A request's body on its way from the client to the monolith.
 
 use std::{
+    future::Future,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{Sleep, sleep, timeout},
+};
 
 use super::{
     body::BodyError,
@@ -28,6 +32,8 @@ pub(super) struct Upload {
     room: u64,
     pace: Pace,
     progress: Arc<Progress>,
+    /// Set while the monolith has yet to say whether it wants the body at all.
+    held: Option<Pin<Box<Sleep>>>,
 }
 
 /// How far the upload is, for the task that waits for the response.
@@ -39,6 +45,16 @@ pub(super) struct Progress {
     /// Milliseconds from `start` to the last change.
     moved: AtomicU64,
     changed: Notify,
+    reply: Mutex<Reply>,
+}
+
+/// What the monolith did, as far as the upload depends on it.
+#[derive(Debug, Default)]
+struct Reply {
+    wants_body: bool,
+    /// Its response is complete; nobody needs the rest of the body.
+    over: bool,
+    waker: Option<Waker>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,13 +72,35 @@ pub(super) enum Stage {
 }
 
 impl Upload {
-    pub(super) fn new(body: Incoming, limit: u64, rules: Rules, progress: Arc<Progress>) -> Self {
+    /// With `expects`, the client is not asked for its body before the monolith is known to want it,
+    /// or has been silent for as long as clients commonly wait.
+    pub(super) fn new(
+        body: Incoming,
+        limit: u64,
+        rules: Rules,
+        progress: Arc<Progress>,
+        expects: bool,
+    ) -> Self {
         Self {
             body: Some(body),
             room: limit,
             pace: Pace::new(rules),
             progress,
+            held: expects.then(|| Box::pin(sleep(CONTINUE))),
         }
+    }
+
+    /// Ready when the body may be asked for.
+    fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(timer) = &mut self.held else {
+            return Poll::Ready(());
+        };
+        let wanted = self.progress.reply().wants_body;
+        if wanted || timer.as_mut().poll(cx).is_ready() {
+            self.held = None;
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }
 
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -74,7 +112,7 @@ impl Upload {
         };
         self.progress.enter(stage);
         if let Some(body) = self.body.take()
-            && stage == Stage::TooLarge
+            && matches!(error, BodyError::TooLarge | BodyError::Unwanted)
         {
             linger(body);
         }
@@ -90,6 +128,10 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.progress.is_over(cx.waker()) {
+            return self.fail(BodyError::Unwanted);
+        }
+        ready!(self.poll_wanted(cx));
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
@@ -143,6 +185,7 @@ impl Progress {
             stage: AtomicU8::new(stage as u8),
             moved: AtomicU64::new(0),
             changed: Notify::new(),
+            reply: Mutex::default(),
         })
     }
 
@@ -171,6 +214,44 @@ impl Progress {
     /// Waits until the upload ended, well or not. May return early.
     pub(super) async fn ended(&self) {
         self.changed.notified().await;
+    }
+
+    /// The monolith asked for the body.
+    pub(super) fn wanted(&self) {
+        let mut reply = self.reply();
+        reply.wants_body = true;
+        if let Some(waker) = reply.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// The monolith's response is complete. A body that is still under way ends here, and with it its
+    /// connection to the monolith.
+    pub(super) fn over(&self) {
+        let mut reply = self.reply();
+        reply.over = true;
+        if let Some(waker) = reply.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether the response is complete; if not, `waker` is told when it is or when the body is
+    /// asked for.
+    fn is_over(&self, waker: &Waker) -> bool {
+        let mut reply = self.reply();
+        if !reply.over
+            && !reply
+                .waker
+                .as_ref()
+                .is_some_and(|known| known.will_wake(waker))
+        {
+            reply.waker = Some(waker.clone());
+        }
+        reply.over
+    }
+
+    fn reply(&self) -> MutexGuard<'_, Reply> {
+        self.reply.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn came(&self, bytes: usize) {
@@ -223,5 +304,7 @@ pub(super) fn linger(mut body: Incoming) {
     }));
 }
 
+/// Clients that wait for `100 Continue` wait about this long (RFC 9110 section 10.1.1 leaves it open).
+const CONTINUE: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
