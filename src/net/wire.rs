@@ -79,9 +79,10 @@ impl Wire {
 
     /// The stream for another protocol.
     pub fn into_inner(mut self) -> Downstream {
-        self.stream
-            .take()
-            .expect("taken only here, where the wire ends")
+        let stream = self.stream.take();
+        let stream = stream.expect("taken only here, where the wire ends");
+        stream.limit_unsent(UNLIMITED);
+        stream
     }
 
     fn stream(&mut self) -> Pin<&mut Downstream> {
@@ -299,6 +300,8 @@ fn head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
 /// Bytes that the kernel takes beyond what it can send. Its own bound is up to 4 MiB, which would hide
 /// for minutes that a slow client takes nothing.
 const UNSENT: u32 = 128 * 1024;
+/// The system's default.
+const UNLIMITED: u32 = u32::MAX;
 /// Informational responses per request, and bytes of them that may wait.
 const INTERIM_RESPONSES: usize = 16;
 const INTERIM_BYTES: usize = 64 * 1024;
