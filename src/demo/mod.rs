@@ -44,7 +44,7 @@ pub enum DemoError {
          ddp-gateway demo --https 127.0.0.1:0 --http 127.0.0.1:0 --admin 127.0.0.1:0\n\
          where 0 takes any free port."
     )]
-    Gateway(#[from] FrontError),
+    Gateway(FrontError),
     #[error(transparent)]
     Log(#[from] LogError),
     #[error("the system takes no signal handler: {0}")]
@@ -61,7 +61,9 @@ pub async fn run(addresses: Addresses) -> Result<Ended, DemoError> {
     let deployment = Deployment::start(STREAMERS)
         .await
         .map_err(DemoError::Servers)?;
-    let front = Front::start(&deployment.upstreams_toml(), TABLES, addresses, Some(log)).await?;
+    let front = Front::start(&deployment.upstreams_toml(), TABLES, addresses, Some(log))
+        .await
+        .map_err(DemoError::Gateway)?;
     let welcome = async {
         // Who has closed the other end does not want to read it.
         let _ = io::stdout().write_all(banner(&deployment, &front).as_bytes());

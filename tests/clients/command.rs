@@ -2,6 +2,7 @@
 
 use std::{process::Stdio, time::Duration};
 
+use ddp_gateway::config::{self, Environment};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
@@ -78,4 +79,21 @@ async fn demo_explains_a_taken_port() {
         said.contains(&address) && said.contains("--https"),
         "{said}"
     );
+}
+
+#[test]
+fn configurations_in_the_readme_are_valid() {
+    let readme = include_str!("../../README.md");
+    let blocks: Vec<&str> = readme
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap_or_default())
+        .collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        if let Err(faults) = config::from_str("README.md", block, &Environment::empty()) {
+            let faults: Vec<String> = faults.iter().map(|fault| fault.render(false)).collect();
+            panic!("{block}\n{}", faults.join("\n"));
+        }
+    }
 }

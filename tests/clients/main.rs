@@ -3,6 +3,8 @@
 //!
 //! `tests/run` installs what they need. Whatever is missing is a failure, never a skip.
 
+#![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
+
 mod backends;
 mod command;
 mod node;
