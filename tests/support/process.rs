@@ -28,10 +28,29 @@ impl Gateway {
         Self::with(&["run", "--config", &config.display().to_string()])
     }
 
-    /// With these arguments. Output and errors are read line by line.
+    /// The same with at most this many files open.
+    pub fn run_with_descriptors(config: &Path, descriptors: u32) -> Self {
+        let mut shell = Command::new("sh");
+        shell
+            .arg("-c")
+            .arg(format!(
+                "ulimit -n {descriptors} && exec \"$0\" run --config \"$1\""
+            ))
+            .arg(env!("CARGO_BIN_EXE_ddp-gateway"))
+            .arg(config);
+        Self::spawn(shell)
+    }
+
+    /// With these arguments.
     pub fn with(arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ddp-gateway"))
-            .args(arguments)
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ddp-gateway"));
+        command.args(arguments);
+        Self::spawn(command)
+    }
+
+    /// Output and errors are read line by line.
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
