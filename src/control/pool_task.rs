@@ -3,13 +3,11 @@
 use std::{
     collections::HashMap,
     future::poll_fn,
-    io,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use rand::random;
-use rustix::io::Errno;
 use tokio::{
     net::TcpStream,
     sync::watch,
@@ -21,7 +19,10 @@ use crate::{
     base::id::StreamerId,
     config::model,
     discovery::{Discovery, Source},
-    net::probe::{self, Patience, ProbeError},
+    net::{
+        dial::is_shortage,
+        probe::{self, Patience, ProbeError},
+    },
     pool::{Fault, Pace, Pool, Probe, ProbeKind, Settings, Streamer},
 };
 
@@ -206,7 +207,7 @@ async fn send(probe: Probe, kept: Option<Kept>) -> Done {
 
 fn fault(error: &ProbeError) -> Fault {
     match error {
-        ProbeError::Connect(error) if is_ours(error) => Fault::Ours,
+        ProbeError::Connect(error) if is_shortage(error) => Fault::Ours,
         ProbeError::Connect(_) => Fault::Connect,
         ProbeError::Timeout => Fault::Timeout,
         ProbeError::Closed => Fault::Closed,
@@ -215,15 +216,6 @@ fn fault(error: &ProbeError) -> Fault {
         | ProbeError::WebSocket(_)
         | ProbeError::NotDdp => Fault::Answer,
     }
-}
-
-/// Running out of something here must not look as if every streamer had failed.
-fn is_ours(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(
-        errno,
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL)
-    )
 }
 
 /// Probes of one pool at the same time; with more streamers than this that are all silent, probes

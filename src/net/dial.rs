@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -27,6 +28,15 @@ pub enum DialError {
     TooLong,
     #[error("the handshake was refused")]
     Refused(#[source] HandshakeError),
+}
+
+/// Whether a connection failed for lack of something on this machine (descriptors, memory, ports),
+/// which says nothing about the server.
+pub fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL)
+    )
 }
 
 /// What a leg's upgrade request says.

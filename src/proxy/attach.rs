@@ -27,12 +27,15 @@ use crate::{
     base::id::StreamerId,
     ddp::{Connect, Connected, Framing, Kind, Sender, framing, peek},
     net::{
-        dial::{DialError, LegRequest, dial},
+        dial::{DialError, LegRequest, dial, is_shortage},
         stream::Upstream,
     },
     pool::{Expectation, Outcome, Permit, PickError, Pool, QueueFull, Wish},
     session::Disconnect,
-    ws::{self, FrameCursor, FrameHeader, MAX_HEADER, OpCode, Piece, ProtocolError},
+    ws::{
+        self, CloseFrame, FrameCursor, FrameHeader, HandshakeError, MAX_HEADER, OpCode, Piece,
+        ProtocolError,
+    },
 };
 
 /// A client that has sent `connect`.
@@ -70,6 +73,8 @@ enum LegError {
     Dial(#[from] DialError),
     #[error("the streamer ended the connection before it answered connect")]
     Ended,
+    #[error("the streamer closed with {0:?} instead of answering connect")]
+    Closed(Option<u16>),
     #[error("the streamer broke the WebSocket protocol")]
     Protocol(#[from] ProtocolError),
     #[error("the streamer's answer to connect cannot be read")]
@@ -78,21 +83,43 @@ enum LegError {
     TimedOut,
 }
 
+/// Whose fault a failed leg is.
+enum Blame {
+    Streamer(Outcome),
+    /// Another streamer would not take this client either, and none must be taken out of rotation
+    /// because somebody sends it nonsense.
+    Client(Disconnect),
+    /// This machine ran out of something.
+    Gateway,
+}
+
 impl LegError {
-    fn outcome(&self) -> Outcome {
-        match self {
+    fn blame(&self) -> Blame {
+        Blame::Streamer(match self {
+            Self::Dial(DialError::Connect(error)) if is_shortage(error) => return Blame::Gateway,
             Self::Dial(DialError::Connect(_)) => Outcome::ConnectFailed,
+            // A streamer that takes the probe's upgrade and not this one dislikes what the client
+            // put into it; one that takes neither is found by the probe.
+            Self::Dial(DialError::Refused(HandshakeError::Refused(status)))
+                if status.is_client_error() =>
+            {
+                return Blame::Client(Disconnect::StreamerClosed(None));
+            }
             Self::Dial(_) | Self::Protocol(_) | Self::Unreadable => Outcome::HandshakeFailed,
-            Self::Ended => Outcome::Reset,
+            Self::Closed(code @ Some(1002 | 1003 | 1007..=1010)) => {
+                return Blame::Client(Disconnect::StreamerClosed(*code));
+            }
+            Self::Closed(_) | Self::Ended => Outcome::Reset,
             Self::TimedOut => Outcome::TimedOut,
-        }
+        })
     }
 }
 
 /// Finds a place and sets up a leg, trying other streamers when one fails.
 ///
 /// # Errors
-/// [`Disconnect::NoCapacity`] when the queue is full or the waiting time is over.
+/// [`Disconnect::NoCapacity`] when the queue is full or the waiting time is over;
+/// [`Disconnect::StreamerClosed`] when a streamer refuses what this client sent.
 pub(super) async fn attach(mut opening: Opening) -> Result<Attached, Disconnect> {
     let started = Instant::now();
     recall_place(&mut opening, started);
@@ -134,14 +161,25 @@ pub(super) async fn attach(mut opening: Opening) -> Result<Attached, Disconnect>
                 });
             }
             Err(error) => {
+                let blame = error.blame();
                 info!(
                     session = %opening.entry.id,
                     client = %opening.entry.client,
                     streamer = %streamer.id,
                     error = &error as &dyn std::error::Error,
-                    "a streamer did not take a session; another one is tried"
+                    "a streamer did not take a session; {}",
+                    match blame {
+                        Blame::Streamer(_) => "another one is tried",
+                        Blame::Client(_) => "what the client sent is at fault, so it is closed",
+                        Blame::Gateway => "the gateway is short of descriptors, ports or memory: \
+                                           raise its limits",
+                    }
                 );
-                streamer.report(error.outcome(), Instant::now());
+                match blame {
+                    Blame::Streamer(outcome) => streamer.report(outcome, Instant::now()),
+                    Blame::Client(disconnect) => return Err(disconnect),
+                    Blame::Gateway => {}
+                }
                 tried.push(streamer.id.clone());
             }
         }
@@ -234,6 +272,8 @@ struct AnswerReader {
     /// The frames and the text of the message that is coming in.
     frames: Vec<u8>,
     text: Vec<u8>,
+    /// The payload of a close frame.
+    farewell: Vec<u8>,
     seen: usize,
 }
 
@@ -244,6 +284,7 @@ impl AnswerReader {
             cursor: FrameCursor::new(ws::Sender::Server, ANSWER_BYTES as u64),
             frames: Vec::new(),
             text: Vec::new(),
+            farewell: Vec::new(),
             seen: 0,
         }
     }
@@ -254,24 +295,26 @@ impl AnswerReader {
             return Err(LegError::Unreadable);
         }
         let mut at = 0;
-        let mut close = false;
         while at < input.len() || self.cursor.empty_payload_due() {
             let step = self.cursor.step(&input[at..])?;
             let bytes = &input[at..at + step.used];
             at += step.used;
             match step.piece {
                 Piece::Partial => {}
-                Piece::Header { header, .. } if header.opcode.control() => {
-                    close = header.opcode == OpCode::Close;
-                }
+                Piece::Header { header, .. } if header.opcode.control() => {}
                 Piece::Header { .. } => self.frames.extend_from_slice(self.cursor.raw_header()),
                 Piece::Payload {
-                    opcode, frame_end, ..
-                } if opcode.control() => {
-                    if close && frame_end {
-                        return Err(LegError::Ended);
+                    opcode: OpCode::Close,
+                    frame_end,
+                    ..
+                } => {
+                    self.farewell.extend_from_slice(bytes);
+                    if frame_end {
+                        let farewell = CloseFrame::parse(&self.farewell)?;
+                        return Err(LegError::Closed(farewell.map(|frame| frame.code.0)));
                     }
                 }
+                Piece::Payload { opcode, .. } if opcode.control() => {}
                 Piece::Payload { message_end, .. } => {
                     self.frames.extend_from_slice(bytes);
                     self.text.extend_from_slice(bytes);
@@ -424,7 +467,14 @@ mod tests {
         let error = AnswerReader::new(Framing::Raw).feed(&failed);
         assert!(matches!(error, Err(LegError::Unreadable)));
         let close = AnswerReader::new(Framing::Raw).feed(&[0x88, 0x00]);
-        assert!(matches!(close, Err(LegError::Ended)));
+        assert!(matches!(close, Err(LegError::Closed(None))));
+        let close = [0x88, 0x03, 0x03, 0xef, b'x'];
+        for cut in 0..close.len() {
+            let mut reader = AnswerReader::new(Framing::Raw);
+            assert!(matches!(reader.feed(&close[..cut]), Ok(None)));
+            let closed = reader.feed(&close[cut..]);
+            assert!(matches!(closed, Err(LegError::Closed(Some(1007)))), "{cut}");
+        }
         let flood = vec![0; 300 * 1024];
         assert!(AnswerReader::new(Framing::Raw).feed(&flood).is_err());
     }

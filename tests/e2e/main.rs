@@ -10,6 +10,7 @@ mod drain;
 mod http;
 mod listeners;
 mod nameserver;
+mod outage;
 mod pool;
 mod reload;
 mod tls;

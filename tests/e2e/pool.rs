@@ -16,14 +16,7 @@ use ddp_gateway::{
 };
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
-use crate::{
-    nameserver::{Mood, NameServer, Zone},
-    support::{
-        self,
-        deployment::{Deployment, Plan, Servers},
-        http,
-    },
-};
+use crate::nameserver::{Mood, NameServer, Zone};
 
 /// A streamer that is stopped or silent is out of rotation within this.
 const OUT: Duration = Duration::from_secs(2);
@@ -452,96 +445,4 @@ async fn a_client_that_fails_exposes_a_half_dead_streamer() {
     // The pause between two DDP probes, the probe, and its repetition.
     assert!(out < Duration::from_secs(4), "{out:?}");
     assert_eq!(eligible(&running.pool), [streamers[1].address()]);
-}
-
-#[tokio::test]
-async fn what_happens_to_streamers_is_seen_from_outside() {
-    let deployment = Deployment::start().await;
-    let first = &deployment.streamers[0];
-    let id = first.address().to_string();
-    let row = async || {
-        let pools = http::get(deployment.admin(), "/streamers").await.json();
-        let rows = pools["pools"][0]["streamers"].as_array().unwrap().clone();
-        rows.into_iter()
-            .find(|row| row["id"] == id.as_str())
-            .unwrap()
-    };
-    for (mode, cause) in [
-        (Mode::Hang, "no answer in time"),
-        (Mode::Refuse, "connection refused or unreachable"),
-    ] {
-        let before = deployment.metrics().await;
-        first.set_mode(mode).await.unwrap();
-        deployment.streamers_in_rotation(1).await;
-        let row_down = row().await;
-        assert_eq!(row_down["health"], "down", "{row_down}");
-        assert!(
-            row_down["cause"].as_str().unwrap().ends_with(cause),
-            "{row_down}"
-        );
-        assert_eq!(row_down["capacity"], 0);
-        let metrics = deployment.metrics().await;
-        let streamer = [("pool", "default"), ("streamer", id.as_str())];
-        assert_eq!(metrics.sum("streamer_up", &streamer), 0.0);
-        assert_eq!(metrics.sum("streamer_capacity", &streamer), 0.0);
-        assert_eq!(metrics.sum("pool_streamers", &[("state", "down")]), 1.0);
-        assert_eq!(metrics.sum("pool_streamers", &[("state", "up")]), 1.0);
-        for (name, labels) in [
-            ("streamer_transitions_total", vec![("to", "down")]),
-            (
-                "streamer_probes_total",
-                vec![("probe", "health"), ("result", "failed")],
-            ),
-        ] {
-            assert!(
-                metrics.sum(name, &labels) > before.sum(name, &labels),
-                "{name}"
-            );
-        }
-        first.set_mode(Mode::Normal).await.unwrap();
-        deployment.streamers_in_rotation(2).await;
-        assert_eq!(row().await["cause"], serde_json::Value::Null);
-        let metrics = deployment.metrics().await;
-        assert_eq!(metrics.sum("streamer_up", &streamer), 1.0);
-    }
-}
-
-#[tokio::test]
-async fn a_dns_server_that_is_gone_shows_and_changes_nothing() {
-    let servers = Servers::start(1).await;
-    let port = servers.streamers[0].address().port();
-    let zone = Zone::with_ttl(0).address("pool.outside.test", Ipv4Addr::LOCALHOST.into());
-    let server = NameServer::start(zone.clone()).await.unwrap();
-    server.set_mood(Mood::Empty);
-    let address = server.address();
-    let deployment = Deployment::of(Plan {
-        streamers: 1,
-        tables: format!(
-            "[pools.dns]\ndiscovery = {{ dns = {{ name = \"pool.outside.test\", port = {port}, \
-             resolvers = [\"{address}\"], ttl_min = \"100ms\" }} }}\n\
-             [[route]]\npath = \"/other\"\npool = \"dns\"\n"
-        ),
-        ..Plan::default()
-    })
-    .await;
-    let source = [("source", "pool.outside.test")];
-    let is_stale = async || deployment.metrics().await.sum("discovery_stale", &source);
-    support::until("it asks in vain", async || is_stale().await > 0.0).await;
-    server.set_mood(Mood::Normal);
-    deployment.streamers_in_rotation(2).await;
-    assert_eq!(is_stale().await, 0.0);
-    server.stop().await;
-    support::until("the loss is shown", async || is_stale().await > 0.0).await;
-    let metrics = deployment.metrics().await;
-    let updates = |result| {
-        let labels = [source[0], ("result", result)];
-        metrics.sum("discovery_updates_total", &labels)
-    };
-    assert!(updates("ok") > 0.0);
-    assert!(updates("empty") > 0.0);
-    assert!(updates("failed") > 0.0);
-    deployment.streamers_in_rotation(2).await;
-    let _server = NameServer::start_at(address, zone).await.unwrap();
-    support::until("it is well again", async || is_stale().await == 0.0).await;
-    deployment.streamers_in_rotation(2).await;
 }
