@@ -197,6 +197,7 @@ async fn reload(control: &Control) -> Answer {
             &json!({
                 "reloaded": true,
                 "changed": applied.changed,
+                "changes": applied.changes.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "generation": applied.generation.0,
                 "warnings": applied.warnings,
             }),

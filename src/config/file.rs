@@ -438,3 +438,28 @@ fn collect_homes(name: &str, keys: &[Key], path: &str, found: &mut Vec<String>) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::FileConfig;
+    use crate::config::{
+        node::Document,
+        source::Environment,
+        table::{Reader, Table as _, Writer},
+    };
+
+    /// `Setting::implied` relies on it.
+    #[test]
+    fn all_defaults_can_be_read() {
+        let text = "monolith = 'http://a'\n[[listener]]\naddress = '[::]:1'\n[[listener.tls]]\n\
+                    [[route]]\n[discovery.dns]\nname = 'a'\n[pools.a.discovery.dns]\nname = 'a'";
+        let document = Document::parse("x", text, &Environment::empty());
+        let mut faults = document.faults;
+        let mut file: FileConfig = Reader::root(&document.root, &mut faults);
+        file.fill_in();
+        assert!(faults.is_empty(), "{}", faults[0]);
+        let mut writer = Writer::default();
+        file.write(&mut writer);
+        assert!(writer.finish().contains("ttl_min"));
+    }
+}

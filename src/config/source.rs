@@ -281,7 +281,26 @@ impl Settable {
 
 #[cfg(test)]
 mod tests {
-    use super::{Environment, SubstituteError};
+    use super::{Environment, SubstituteError, settable, variable};
+    use crate::config::{file::FileConfig, table::Table as _};
+
+    /// The name of a variable leads back to its key, and to no other.
+    #[test]
+    fn each_key_has_a_variable_of_its_own() {
+        let known = settable(&FileConfig::keys(), &[]);
+        assert!(known.len() > 50);
+        for key in &known {
+            let name = variable(&key.path);
+            let back = name
+                .strip_prefix(super::PREFIX)
+                .unwrap()
+                .to_ascii_lowercase();
+            assert_eq!(back.replace("__", "."), key.path);
+            let same = known.iter().filter(|other| variable(&other.path) == name);
+            assert_eq!(same.count(), 1, "{name}");
+        }
+        assert_eq!(variable("http.body_limit"), "DDP_GATEWAY__HTTP__BODY_LIMIT");
+    }
 
     #[test]
     fn substitution() {

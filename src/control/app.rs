@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     base::{id::ListenAddr, secret::Secret},
-    config::{Environment, model::Config},
+    config::{self, Environment, model::Config},
     net::{
         gate::Gate,
         listen::{self, Accepted, Bound},
@@ -217,6 +217,7 @@ impl App {
         reload::record(&Ok(&Applied {
             generation,
             changed: true,
+            changes: Vec::new(),
             warnings: Vec::new(),
         }));
         tokio::spawn(reload::run(inner.clone(), wished));
@@ -427,6 +428,7 @@ impl Inner {
         }
         // From here on nothing fails.
         let changed = *state.config != *config;
+        let changes = config::diff(&state.config, &config);
         let mut warnings: Vec<String> = prepared
             .kept
             .iter()
@@ -461,6 +463,7 @@ impl Inner {
         Ok(Applied {
             generation: self.shared.snapshot.load().generation,
             changed,
+            changes,
             warnings,
         })
     }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     base::id::Generation,
-    config::{self, model::Config},
+    config::{self, Change, model::Config},
     telemetry::names,
 };
 
@@ -42,8 +42,22 @@ pub struct Applied {
     /// Whether the configuration differs from the one before; certificates are read again either
     /// way.
     pub changed: bool,
+    /// What is different from the configuration before.
+    pub changes: Vec<Change>,
     /// What is in use and should not stay so, such as an old certificate.
     pub warnings: Vec<String>,
+}
+
+impl Applied {
+    /// The changes in one line.
+    fn listed(&self) -> String {
+        let changes: Vec<String> = self.changes.iter().map(Change::to_string).collect();
+        if changes.is_empty() {
+            "none".to_owned()
+        } else {
+            changes.join(", ")
+        }
+    }
 }
 
 /// Why everything stays as it was.
@@ -169,6 +183,7 @@ async fn load(inner: &Arc<Inner>, trigger: Trigger) -> Result<Applied, ReloadErr
         Ok(applied) => info!(
             generation = applied.generation.0,
             changed = applied.changed,
+            changes = %applied.listed(),
             why = trigger.label(),
             "configuration loaded; no connection was touched"
         ),

@@ -9,3 +9,4 @@ mod layers;
 mod round_trip;
 mod schema;
 mod support;
+mod values;

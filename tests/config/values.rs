@@ -1,0 +1,180 @@
+//! What the values of a file mean.
+
+use std::{fs, path::Path, time::Duration};
+
+use ddp_gateway::config::model::{Config, DnsKind, HostPattern, LogFormat, ProxyProtocol, Rate};
+
+use crate::support::{BASE, environment, load, loaded, path};
+
+fn fixture(name: &str) -> Config {
+    let file = path("tests/config/valid").join(name);
+    let text = fs::read_to_string(file).expect("the fixture is committed");
+    loaded(&text, &environment()).config
+}
+
+#[test]
+fn listeners() {
+    let config = fixture("listeners.toml");
+    assert_eq!(config.admin, None);
+    let [plain, tls, proxied, free] = config.listeners.as_slice() else {
+        panic!("four listeners");
+    };
+    assert_eq!(plain.redirect_https, Some(443));
+    assert!(tls.http2 && tls.http2_websocket);
+    assert_eq!(tls.tls.len(), 2);
+    assert_eq!(tls.tls[0].key, Path::new("/etc/ddp-gateway/tls/tls.key"));
+    assert_eq!(proxied.proxy_protocol, ProxyProtocol::Required);
+    assert_eq!(proxied.address, free.address);
+    assert!(!free.http2);
+
+    let servers: Vec<(&str, u16)> = config.monoliths[0]
+        .servers
+        .iter()
+        .map(|server| (&*server.host, server.port))
+        .collect();
+    assert_eq!(
+        servers,
+        [("rocketchat-1", 3000), ("fd00::7", 3000), ("10.0.0.9", 80)]
+    );
+    // A streamer that is given by name is a name to look up.
+    let pool = &config.pools[0];
+    assert_eq!(pool.streamers[0].to_string(), "[fd00::8]:3000");
+    assert_eq!(pool.dns[0].name, "streamer.example.com");
+    assert_eq!(pool.dns[0].kind, DnsKind::Address { port: 3000 });
+    for (address, trusted) in [
+        ("10.1.2.3", true),
+        ("::ffff:10.1.2.3", true),
+        ("192.168.1.4", true),
+        ("192.168.1.5", false),
+        ("fd12::1", true),
+    ] {
+        let address = address.parse().unwrap();
+        assert_eq!(
+            config.trusted_proxies.contains(address),
+            trusted,
+            "{address}"
+        );
+    }
+}
+
+#[test]
+fn the_most_specific_route_comes_first() {
+    let config = fixture("routes.toml");
+    let routes: Vec<(HostPattern, &str, usize, Option<usize>)> = config
+        .routes
+        .iter()
+        .map(|route| {
+            (
+                route.host.clone(),
+                route.path.as_str(),
+                route.monolith,
+                route.pool,
+            )
+        })
+        .collect();
+    assert_eq!(
+        routes,
+        [
+            (
+                HostPattern::Exact("eu.example.com".to_owned()),
+                "/",
+                1,
+                Some(1)
+            ),
+            (
+                HostPattern::Suffix("example.com".to_owned()),
+                "/chat",
+                2,
+                None
+            ),
+            // Equal monoliths are one.
+            (HostPattern::Any, "/livechat", 2, Some(0)),
+            (HostPattern::Any, "/", 0, Some(0)),
+        ]
+    );
+    let eu = &config.pools[1];
+    assert_eq!(eu.sessions_per_streamer, 250);
+    assert_eq!(
+        (eu.queue.length, eu.queue.wait),
+        (0, Duration::from_secs(5))
+    );
+    assert_eq!(eu.slow_start, Duration::ZERO);
+    assert_eq!(eu.dns[0].kind, DnsKind::Srv);
+    let resolvers: Vec<String> = eu.dns[0]
+        .resolvers
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        resolvers,
+        ["10.96.0.10:53", "127.0.0.1:5353", "[fd00::a]:53"]
+    );
+    // What the pool does not say is as in [pool].
+    assert_eq!(eu.health, config.pools[0].health);
+}
+
+#[test]
+fn a_route_for_everything_replaces_the_implied_one() {
+    let config = load(&format!("{BASE}[[route]]\npool = \"off\"\n"));
+    assert_eq!(config.routes.len(), 1);
+    assert_eq!(config.routes[0].pool, None);
+}
+
+#[test]
+fn environment_is_filled_in() {
+    let config = fixture("environment.toml");
+    assert_eq!(&*config.monoliths[0].servers[0].host, "chat-rocketchat");
+    assert_eq!(config.pools[0].dns[0].name, "chat-ddp-streamer-headless");
+    assert_eq!(config.affinity.cookie, None);
+    let secret = config.affinity.secret.unwrap();
+    assert_eq!(secret.expose(), b"0123456789abcdef0123456789abcdef");
+}
+
+#[test]
+fn limits_and_times() {
+    let config = fixture("limits.toml");
+    assert!(!config.watch);
+    assert_eq!(config.pools[0].slow_start, Duration::from_secs(90));
+    assert_eq!(config.pools[0].attach_timeout, Duration::from_millis(2500));
+    assert_eq!(config.http.body_limit, 1_000_000_000);
+    assert_eq!(config.http.min_rate, 0);
+    assert_eq!(config.http.keep_alive_connections, 0);
+    // As browsers send it: lower case, without the scheme's own port.
+    assert_eq!(
+        config.websocket.origins,
+        ["https://chat.example.com", "http://localhost:3000"]
+    );
+    let messages = Rate {
+        per_second: 10,
+        burst: 60,
+    };
+    assert_eq!(config.limits.messages, messages);
+    assert_eq!(config.limits.max_connections, Some(1000));
+    assert_eq!(config.drain.spread, Duration::ZERO);
+    assert_eq!(config.log.format, LogFormat::Text);
+}
+
+/// The numbers that the defaults are derived from.
+#[test]
+fn defaults_leave_room_for_honest_clients() {
+    let config = load(BASE);
+    let limits = &config.limits;
+    // 60 subscriptions after a login and some methods, three times.
+    assert!(limits.messages.burst >= 3 * 60);
+    // Rocket.Chat's own rule for a connection: 600 in a minute.
+    assert!(limits.messages.per_second >= 600 / 60);
+    assert!(u64::from(limits.bytes.burst) >= 2 * config.websocket.message_limit);
+    // 2,000 users behind one address, all at once, with more than one connection each.
+    assert!(limits.connections.burst >= 2 * 2_000);
+    assert_eq!(config.pools[0].sessions_per_streamer, 500);
+    // Clients that vanish are noticed within 60 s.
+    assert!(config.websocket.idle_timeout < Duration::from_secs(60));
+    // A silent streamer is out within 2 s.
+    let health = config.pools[0].health;
+    let noticed = (health.interval + health.timeout) * health.failures;
+    assert!(noticed < Duration::from_secs(2));
+    assert!(health.interval < Duration::from_millis(500));
+    assert!(config.http.keep_alive < Duration::from_secs(60));
+    assert!(config.http.response_header_limit >= 64 << 10);
+    assert!(config.drain.deadline < Duration::from_secs(30));
+}
