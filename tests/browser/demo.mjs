@@ -132,6 +132,23 @@ await ada.setViewportSize({ width: 1280, height: 740 });
 if (process.env.UPDATE_PICTURE) await copyFile(`${pictures}/demo-light.png`, new URL("demo.png", import.meta.url));
 step("accessible by axe-core's rules, light and dark, wide and narrow");
 
+// No streamer at all: the gateway keeps the sockets, the page keeps what was written.
+for (const streamer of ["streamer-1", "streamer-2", "streamer-3"]) {
+  if (streamer !== before) await linus.click(`[data-name="${streamer}"] button`);
+}
+await linus.waitForFunction(() => document.querySelectorAll(".streamer.down").length === 3);
+await ada.waitForSelector('#state[data-state="held"]');
+await linus.waitForSelector('#state[data-state="held"]');
+await write(ada, "Is anybody there?");
+await ada.waitForSelector('.message.pending .body:text-is("Is anybody there?")');
+await linus.click('[data-name="streamer-3"] button');
+await linus.waitForSelector('[data-name="streamer-3"].serving');
+await ada.waitForSelector('[data-name="streamer-3"].serving');
+await read(ada, "Is anybody there?");
+await read(linus, "Is anybody there?");
+assert.equal(await linus.locator(".message .body", { hasText: "Is anybody there?" }).count(), 1);
+step("with no streamer up both are held, and served as soon as one is back");
+
 // Nothing but keys from here on.
 await ada.locator("#text").focus();
 await ada.keyboard.press("Alt+ArrowDown");

@@ -83,6 +83,7 @@ class Ddp extends EventTarget {
   #retries = 0;
   #retryTimer;
   #quietTimer;
+  #heldTimer;
   #session;
   #token = null;
   #nextMethod = 1;
@@ -109,6 +110,7 @@ class Ddp extends EventTarget {
     this.#methods.clear();
     this.#held.length = 0;
     clearTimeout(this.#retryTimer);
+    clearTimeout(this.#heldTimer);
     this.#transport?.send({ msg: "disconnect" });
     this.#set("offline");
     this.#transport?.close();
@@ -159,9 +161,12 @@ class Ddp extends EventTarget {
     this.#loginId = String(this.#nextMethod++);
     this.#send({ msg: "method", id: this.#loginId, method: "login", params: [{ resume: this.#token }] });
     for (const sub of this.#subs.values()) this.#send(sub.message);
+    // No answer for now: the gateway keeps us until a streamer has room.
+    this.#heldTimer = setTimeout(() => this.#set("held"), 400);
   }
 
   #closed(reason) {
+    clearTimeout(this.#heldTimer);
     clearTimeout(this.#quietTimer);
     this.#transport = null;
     this.#open = false;
@@ -179,6 +184,7 @@ class Ddp extends EventTarget {
     this.#listen();
     switch (message?.msg) {
       case "connected":
+        clearTimeout(this.#heldTimer);
         this.#session = message.session;
         this.#set("connected");
         break;
@@ -460,7 +466,13 @@ async function turn(number, streamer, on) {
 
 // State
 
-const words = { offline: "offline", connecting: "connecting", connected: "connected", waiting: "waiting to reconnect" };
+const words = {
+  offline: "offline",
+  connecting: "connecting",
+  held: "held by the gateway",
+  connected: "connected",
+  waiting: "waiting to reconnect",
+};
 
 ddp.addEventListener("state", ({ detail }) => {
   // A gap of a few milliseconds is shown too, but not announced twice.
@@ -470,6 +482,7 @@ ddp.addEventListener("state", ({ detail }) => {
     lostAt = performance.now();
     note(`Connection lost: ${detail.reason}`, "bad");
   }
+  if (ddp.state === "held") note("No streamer is up: the gateway holds the connection");
 });
 
 ddp.addEventListener("login", async () => {
