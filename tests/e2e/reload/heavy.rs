@@ -1,0 +1,214 @@
+//! Many reloads under many sockets.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use ddp_gateway::telemetry::process;
+use serde_json::{Value, json};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use super::{quiet, reload, route};
+use crate::support::{
+    certificate::Pair,
+    deployment::{Deployment, Plan, Servers},
+    http, settles,
+    socket::{Client, Way},
+    soon, until,
+};
+
+/// One client of the storm: echoes its own numbers and counts the events of everybody.
+struct Talker {
+    client: Client,
+    calls: u64,
+    tick: Option<u64>,
+}
+
+impl Talker {
+    async fn start(deployment: &Deployment, n: usize) -> Self {
+        let (address, way) = match n % 2 {
+            0 => (deployment.plain(), Way::Plain),
+            _ => (deployment.tls(), Way::Tls),
+        };
+        let mut client = match n % 4 {
+            0 | 1 => Client::raw(address, way).await,
+            _ => Client::sockjs(address, way).await,
+        };
+        if n.is_multiple_of(10) {
+            let sub = json!({"msg": "sub", "id": "t", "name": "stream-notify-all",
+                "params": ["tick", false]});
+            client.send(&sub).await;
+            client.message("ready").await;
+        }
+        Self {
+            client,
+            calls: 0,
+            tick: None,
+        }
+    }
+
+    /// Sends a number and takes everything up to its return.
+    async fn echo(&mut self) -> Result<(), String> {
+        self.calls += 1;
+        let (id, sent) = (self.calls.to_string(), self.calls);
+        let call = json!({"msg": "method", "id": id, "method": "demo:echo", "params": [sent]});
+        self.client.send(&call).await;
+        loop {
+            let message = self.client.next().await.map_err(|end| format!("{end:?}"))?;
+            match message["msg"].as_str() {
+                Some("result") if message["id"] == *id && message["result"] == sent => {
+                    return Ok(());
+                }
+                Some("result") => return Err(format!("lost: {message} instead of {sent}")),
+                Some("changed") => self.tick(&message)?,
+                Some("ping") => self.client.send(&json!({"msg": "pong"})).await,
+                _ => {}
+            }
+        }
+    }
+
+    fn tick(&mut self, message: &Value) -> Result<(), String> {
+        let tick = message["fields"]["args"][0].as_u64();
+        let gapless = match (self.tick, tick) {
+            (None, Some(_)) => true,
+            (Some(last), Some(tick)) => tick == last + 1,
+            (_, None) => false,
+        };
+        self.tick = tick;
+        if gapless {
+            Ok(())
+        } else {
+            Err(format!("a gap before {message}"))
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_reloads_under_two_thousand_sockets_lose_nothing() {
+    const SOCKETS: usize = 2000;
+    const RELOADS: usize = 100;
+    // A client, the gateway's two ends and the streamer: four descriptors per socket.
+    let descriptors = process::raise_descriptor_limit();
+    assert!(
+        descriptors > 4 * SOCKETS as u64 + 500,
+        "only {descriptors} descriptors"
+    );
+    let deployment = quiet(Plan {
+        streamers: 4,
+        tables: "[pool]\nsessions_per_streamer = 1000\n".to_owned(),
+        ..Plan::default()
+    })
+    .await;
+    let deployment = Arc::new(deployment);
+    let other = Servers::start(0).await;
+
+    let running = Arc::new(AtomicBool::new(true));
+    let echoes = Arc::new(AtomicU64::new(0));
+    let ready = Arc::new(AtomicUsize::new(0));
+    let opening = Arc::new(Semaphore::new(50));
+    let mut talkers = JoinSet::new();
+    for n in 0..SOCKETS {
+        let (deployment, running) = (deployment.clone(), running.clone());
+        let (echoes, ready, opening) = (echoes.clone(), ready.clone(), opening.clone());
+        talkers.spawn(async move {
+            let turn = opening.acquire().await.unwrap();
+            let mut talker = Talker::start(&deployment, n).await;
+            drop(turn);
+            ready.fetch_add(1, Ordering::Relaxed);
+            while running.load(Ordering::Relaxed) {
+                soon("an echo", talker.echo())
+                    .await
+                    .unwrap_or_else(|fault| panic!("client {n}: {fault}"));
+                echoes.fetch_add(1, Ordering::Relaxed);
+                sleep(Duration::from_millis(1000 + (n as u64 * 37) % 2000)).await;
+            }
+            talker
+        });
+    }
+    let opened = Instant::now();
+    while ready.load(Ordering::Relaxed) < SOCKETS {
+        assert!(
+            opened.elapsed() < Duration::from_secs(180),
+            "sockets do not open"
+        );
+        if let Some(ended) = talkers.try_join_next() {
+            ended.unwrap();
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    deployment.sessions(SOCKETS).await;
+
+    let base = deployment.text_of(deployment.plan());
+    let workspace = deployment.streamers[0].workspace().clone();
+    let mut certificate = deployment.certificate.clone();
+    for n in 0..RELOADS {
+        workspace.publish("stream-notify-all", "tick", &[json!(n)]);
+        let mut text = base.clone();
+        if n % 2 == 1 {
+            text.push_str(&route(&other));
+        }
+        text.push_str(&format!(
+            "[limits]\nmessages = \"{}/s\"\n[websocket]\nbuffer = \"{}KiB\"\n",
+            20 + n % 5,
+            1025 + n
+        ));
+        if n % 5 == 0 {
+            certificate = Pair::write(deployment.folder.path(), "tls", &["localhost"]);
+        }
+        if n % 10 == 9 {
+            let broken = reload(&deployment, &format!("{text}\nnonsense")).await;
+            assert_eq!(broken.status, 422);
+        }
+        let answer = reload(&deployment, &text).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        if n % 5 == 0 {
+            let fresh = http::tls(deployment.tls(), "localhost", &[]).await.unwrap();
+            let seen = fresh.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+            assert_eq!(seen, certificate.der);
+        }
+    }
+    // Traffic after the last reload too, from everybody.
+    let so_far = echoes.load(Ordering::Relaxed);
+    until("another round of echoes", async || {
+        echoes.load(Ordering::Relaxed) > so_far + SOCKETS as u64
+    })
+    .await;
+
+    let metrics = deployment.metrics().await;
+    assert_eq!(
+        metrics.sum("sessions_closed_total", &[]),
+        0.0,
+        "sockets were closed"
+    );
+    assert_eq!(
+        metrics.sum("config_reloads_total", &[("result", "ok")]),
+        101.0
+    );
+    assert_eq!(metrics.sum("config_generation", &[]), 101.0);
+    assert_eq!(deployment.app.control().progress().sessions, SOCKETS);
+    settles("old configurations", true, async || {
+        deployment.metrics().await.sum("config_snapshots", &[]) <= 2.0
+    })
+    .await;
+
+    running.store(false, Ordering::Relaxed);
+    let mut ticked = 0;
+    while let Some(talker) = talkers.join_next().await {
+        let mut talker = talker.unwrap();
+        if talker.tick.is_some() {
+            // Whatever is still on its way arrives with one more echo.
+            talker.echo().await.unwrap();
+            assert_eq!(talker.tick, Some(RELOADS as u64 - 1));
+            ticked += 1;
+        }
+    }
+    assert_eq!(ticked, SOCKETS / 10);
+}
