@@ -31,6 +31,9 @@ pub(super) fn observe(inner: &Inner) {
     )]
     let publish = |metric: names::Metric, value: usize| metric.gauge(&[]).set(value as f64);
     publish(names::BACKLOG_BYTES, inner.shared.budget.used());
+    if let Some(heap) = process::heap_in_use() {
+        publish(names::HEAP_BYTES, heap);
+    }
     if let Some(open) = process::open_descriptors() {
         publish(names::OPEN_DESCRIPTORS, open);
     }

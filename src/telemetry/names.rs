@@ -42,6 +42,7 @@ metrics! {
     PANICS = Counter Count "panics_total" [] "Connections or tasks that ended by a panic. Anything above 0 is a defect: report it.";
     OPEN_DESCRIPTORS = Gauge Count "open_descriptors" [] "File descriptors in use.";
     LOG_LINES_DROPPED = Counter Count "log_lines_dropped_total" [] "Log lines given up because the reader of the log is too slow.";
+    HEAP_BYTES = Gauge Bytes "heap_bytes" [] "Heap memory in use, as the allocator counts it.";
     MAX_DESCRIPTORS = Gauge Count "max_descriptors" [] "Limit of file descriptors (RLIMIT_NOFILE) known at start.";
 
     CONNECTIONS = Gauge Count "connections" ["listener"] "Client connections open now.";

@@ -39,6 +39,14 @@ pub fn open_descriptors() -> Option<usize> {
     )
 }
 
+/// Bytes of heap in use; `None` when the allocator does not count. Zero when the program was built
+/// with another allocator than ours, as tests are.
+pub fn heap_in_use() -> Option<usize> {
+    // The statistics are those of the last time somebody asked for them to be brought up to date.
+    tikv_jemalloc_ctl::epoch::advance().ok()?;
+    tikv_jemalloc_ctl::stats::allocated::read().ok()
+}
+
 /// Publishes what does not change.
 pub fn record_build() {
     names::BUILD_INFO.gauge(&[VERSION, REVISION]).set(1.0);
