@@ -1,7 +1,6 @@
 //! The sessions that are open, for those who steer and those who look.
 
 use std::{
-    fmt,
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,7 +11,10 @@ use std::{
 
 use serde::Serialize;
 
-use super::mailbox::{Command, Mailbox};
+use super::{
+    client::Connection,
+    mailbox::{Command, Mailbox},
+};
 use crate::{
     base::{
         id::{ClientAddr, PeerAddr, PoolName, SessionId, StreamerId},
@@ -33,26 +35,15 @@ pub struct Registry {
 pub struct Entry {
     pub id: SessionId,
     pub client: ClientAddr,
-    pub peer: PeerAddr,
     pub pool: PoolName,
     pub framing: Framing,
     pub tls: bool,
     pub opened: Instant,
-    pub opened_at: SystemTime,
     pub mailbox: Mailbox,
     pub traffic: Traffic,
     place: Mutex<Place>,
-    _guard: Guard,
-}
-
-/// What has to live as long as a client's socket: its place among the connections.
-#[derive(Clone)]
-pub struct Guard(pub Arc<dyn Send + Sync>);
-
-impl fmt::Debug for Guard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Guard")
-    }
+    /// What the socket came by; keeps its place among the connections.
+    connection: Arc<Connection>,
 }
 
 /// Where a session is attached.
@@ -77,11 +68,10 @@ pub struct Traffic {
 #[derive(Clone, Debug)]
 pub struct Newcomer {
     pub client: ClientAddr,
-    pub peer: PeerAddr,
+    pub connection: Arc<Connection>,
     pub pool: PoolName,
     pub framing: Framing,
     pub tls: bool,
-    pub guard: Guard,
 }
 
 /// A place in the registry; given back when dropped.
@@ -111,37 +101,29 @@ pub struct SessionRow {
 }
 
 impl Registry {
-    pub fn register(
-        self: &Arc<Self>,
-        newcomer: Newcomer,
-        now: Instant,
-        wall: SystemTime,
-    ) -> Registration {
+    pub fn register(self: &Arc<Self>, newcomer: Newcomer, now: Instant) -> Registration {
         let id = SessionId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
         let Newcomer {
             client,
-            peer,
+            connection,
             pool,
             framing,
             tls,
-            guard,
         } = newcomer;
         let entry = Arc::new(Entry {
             id,
             client,
-            peer,
+            connection,
             pool,
             framing,
             tls,
             opened: now,
-            opened_at: wall,
             mailbox: Mailbox::default(),
             traffic: Traffic::default(),
             place: Mutex::new(Place {
                 phase: "greeting",
                 ..Place::default()
             }),
-            _guard: guard,
         });
         self.sessions.insert(id, entry.clone());
         Registration {
@@ -172,6 +154,7 @@ impl Registry {
 
     /// Up to `limit` sessions with ids above `after`, by id.
     pub fn rows(&self, after: SessionId, limit: usize, now: Instant) -> Vec<SessionRow> {
+        let wall = SystemTime::now();
         let mut entries = Vec::new();
         self.for_each(|entry| {
             if entry.id > after {
@@ -180,11 +163,15 @@ impl Registry {
         });
         entries.sort_unstable_by_key(|entry| entry.id);
         entries.truncate(limit);
-        entries.iter().map(|entry| entry.row(now)).collect()
+        entries.iter().map(|entry| entry.row(now, wall)).collect()
     }
 }
 
 impl Entry {
+    pub fn peer(&self) -> PeerAddr {
+        self.connection.peer
+    }
+
     pub fn place(&self) -> Place {
         self.place
             .lock()
@@ -203,23 +190,23 @@ impl Entry {
             .phase = phase;
     }
 
-    fn row(&self, now: Instant) -> SessionRow {
+    fn row(&self, now: Instant, wall: SystemTime) -> SessionRow {
+        let age = now.duration_since(self.opened);
         let place = self.place();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         SessionRow {
             id: self.id.to_string(),
             client: self.client.to_string(),
-            peer: self.peer.0,
+            peer: self.peer().0,
             pool: self.pool.to_string(),
             framing: framing_label(self.framing),
             tls: self.tls,
             phase: place.phase,
             streamer: place.streamer.map(|id| id.to_string()),
-            opened_at_unix_seconds: self
-                .opened_at
+            opened_at_unix_seconds: wall
                 .duration_since(SystemTime::UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
-            age_seconds: now.duration_since(self.opened).as_secs(),
+                .map_or(0, |since| since.saturating_sub(age).as_secs()),
+            age_seconds: age.as_secs(),
             messages_up: read(&self.traffic.messages_up),
             messages_down: read(&self.traffic.messages_down),
             bytes_up: read(&self.traffic.bytes_up),

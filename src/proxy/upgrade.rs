@@ -30,7 +30,7 @@ use super::{
     body::Body,
     client::{Client, Connection},
     pump::Held,
-    registry::{Guard, Newcomer, Registration, framing_label},
+    registry::{Newcomer, Registration, framing_label},
     relay::Relay,
     shared::{Phase, Shared},
     snapshot::Snapshot,
@@ -139,16 +139,12 @@ impl Visit<'_> {
         let on_upgrade = hyper::upgrade::on(&mut request);
         let newcomer = Newcomer {
             client: self.client.addr,
-            peer: self.client.peer,
+            connection: self.connection.clone(),
             pool: self.pool.name().clone(),
             framing: self.framing(),
             tls: self.client.tls,
-            guard: Guard(self.connection.clone()),
         };
-        let registration = self
-            .shared
-            .registry
-            .register(newcomer, now, SystemTime::now());
+        let registration = self.shared.registry.register(newcomer, now);
         let opening = Box::new(Opening {
             shared: self.shared.clone(),
             pool: self.pool.clone(),
@@ -206,11 +202,9 @@ impl Visit<'_> {
         }
         let on_upgrade = hyper::upgrade::on(&mut request);
         info!(client = %self.client.addr, %reason, "client turned away with a SockJS close");
-        self.shared.tasks.spawn(turn_away(
-            on_upgrade,
-            reason,
-            Guard(self.connection.clone()),
-        ));
+        self.shared
+            .tasks
+            .spawn(turn_away(on_upgrade, reason, self.connection.clone()));
         Ok(response)
     }
 
@@ -341,7 +335,7 @@ async fn begin(on_upgrade: OnUpgrade, opening: Box<Opening>, registration: Regis
         event = "socket_open",
         session = %entry.id,
         client = %entry.client,
-        peer = %entry.peer,
+        peer = %entry.peer(),
         host = opening.request.host,
         framing = framing_label(opening.framing),
         tls = entry.tls,
@@ -360,7 +354,7 @@ async fn begin(on_upgrade: OnUpgrade, opening: Box<Opening>, registration: Regis
 
 /// Ends a SockJS session before it began, in the one way that neither starts the polling transports
 /// nor resets the client's back-off: `c[3000,...]` in place of `o`.
-async fn turn_away(on_upgrade: OnUpgrade, reason: UpgradeError, guard: Guard) {
+async fn turn_away(on_upgrade: OnUpgrade, reason: UpgradeError, connection: Arc<Connection>) {
     let Some((mut down, _)) = upgraded(on_upgrade).await else {
         return;
     };
@@ -379,7 +373,7 @@ async fn turn_away(on_upgrade: OnUpgrade, reason: UpgradeError, guard: Guard) {
     if timeout(GOODBYE_TIMEOUT, goodbye).await.is_err() {
         debug!("a client that was turned away did not close in time");
     }
-    drop(guard);
+    drop(connection);
 }
 
 async fn upgraded(on_upgrade: OnUpgrade) -> Option<(Downstream, Bytes)> {
