@@ -21,7 +21,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use metrics::{Counter, Gauge};
-use tokio::{net::TcpStream, sync::Notify, time::timeout};
+use tokio::{net::TcpStream, sync::Notify, task::AbortHandle, time::timeout};
 
 use crate::{
     config::model::{Http, Server},
@@ -51,7 +51,7 @@ pub struct Origin {
 }
 
 struct Idle {
-    sender: SendRequest<Outgoing>,
+    channel: Channel,
     since: Instant,
     keep: Duration,
 }
@@ -88,11 +88,21 @@ pub struct Reply {
     pub connection: Used,
 }
 
-/// The connection a response comes from. Dropping it closes the connection when the body is done.
+/// The connection a response comes from. Dropping it cuts the connection.
+#[derive(Debug)]
 pub struct Used {
-    sender: SendRequest<Outgoing>,
+    channel: Channel,
     lease: Lease,
     terms: Terms,
+}
+
+/// One connection to a server.
+struct Channel {
+    sender: SendRequest<Outgoing>,
+    task: AbortHandle,
+    /// Whether dropping it ends the connection at once. hyper would first wait until the server has
+    /// taken what was sent to it, which one that hangs never does.
+    cuts: bool,
 }
 
 /// A request got no response.
@@ -233,7 +243,7 @@ impl Origin {
     /// Closes connections that idled for too long.
     pub(super) fn sweep(&self, now: Instant) {
         self.idle()
-            .retain(|entry| !entry.sender.is_closed() && now < entry.since + entry.keep);
+            .retain(|entry| !entry.channel.sender.is_closed() && now < entry.since + entry.keep);
     }
 
     /// Asks the server whether it works: any answer below 500 to `GET /health` says so.
@@ -267,21 +277,24 @@ impl Origin {
         Ok(())
     }
 
-    fn take_idle(&self, terms: &Terms) -> Option<SendRequest<Outgoing>> {
+    fn take_idle(&self, terms: &Terms) -> Option<Channel> {
         let now = Instant::now();
         loop {
             let entry = self.idle().pop()?;
-            if entry.sender.is_ready() && now < entry.since + entry.keep.min(terms.keep_alive) {
-                return Some(entry.sender);
+            if entry.channel.sender.is_ready()
+                && now < entry.since + entry.keep.min(terms.keep_alive)
+            {
+                return Some(entry.channel);
             }
         }
     }
 
-    fn put_idle(&self, sender: SendRequest<Outgoing>, terms: &Terms) {
+    fn put_idle(&self, mut channel: Channel, terms: &Terms) {
+        channel.cuts = false;
         let mut idle = self.idle();
         if idle.len() < terms.keep_alive_connections {
             idle.push(Idle {
-                sender,
+                channel,
                 since: Instant::now(),
                 keep: terms.keep_alive,
             });
@@ -292,7 +305,7 @@ impl Origin {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn dial(&self, terms: &Terms) -> Result<SendRequest<Outgoing>, Fault> {
+    async fn dial(&self, terms: &Terms) -> Result<Channel, Fault> {
         let host = self
             .server
             .host
@@ -326,8 +339,12 @@ impl Origin {
             .await
             .map_err(|_| Fault::Closed)?;
         // Ends when the sender is dropped or the server closes; errors reach the sender.
-        tokio::spawn(connection.with_upgrades());
-        Ok(sender)
+        let task = tokio::spawn(connection.with_upgrades()).abort_handle();
+        Ok(Channel {
+            sender,
+            task,
+            cuts: false,
+        })
     }
 }
 
@@ -366,10 +383,10 @@ impl Lease {
         };
         loop {
             let reused = kept.is_some();
-            let mut sender = match kept.take() {
-                Some(sender) => sender,
+            let mut channel = match kept.take() {
+                Some(channel) => channel,
                 None => match self.0.dial(&terms).await {
-                    Ok(sender) => sender,
+                    Ok(channel) => channel,
                     Err(fault) => {
                         self.failed(fault);
                         return Err(SendError {
@@ -379,12 +396,14 @@ impl Lease {
                     }
                 },
             };
-            match sender.try_send_request(request).await {
+            // Until there is an answer, giving up means cutting.
+            channel.cuts = true;
+            match channel.sender.try_send_request(request).await {
                 Ok(response) => {
                     return Ok(Reply {
                         response,
                         connection: Used {
-                            sender,
+                            channel,
                             lease: self,
                             terms,
                         },
@@ -446,24 +465,38 @@ impl Used {
     /// Keeps the connection for another request. Call it when the response's body was read to its
     /// end.
     pub fn give_back(mut self) {
-        if self.sender.is_closed() {
+        let sender = &mut self.channel.sender;
+        if sender.is_closed() {
             return;
         }
-        if self.sender.is_ready() {
-            self.lease.0.put_idle(self.sender, &self.terms);
+        if sender.is_ready() {
+            self.lease.0.put_idle(self.channel, &self.terms);
             return;
         }
         // hyper has yet to see the end itself, or still sends a body that the server did not wait
         // for.
         tokio::spawn(async move {
-            if let Ok(Ok(())) = timeout(SETTLE, self.sender.ready()).await {
-                self.lease.0.put_idle(self.sender, &self.terms);
+            if let Ok(Ok(())) = timeout(SETTLE, self.channel.sender.ready()).await {
+                self.lease.0.put_idle(self.channel, &self.terms);
             }
         });
     }
 
+    /// Leaves the connection to the protocol that it changed to.
+    pub fn upgraded(mut self) {
+        self.channel.cuts = false;
+    }
+
     pub fn lease(&self) -> &Lease {
         &self.lease
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        if self.cuts {
+            self.task.abort();
+        }
     }
 }
 
@@ -553,9 +586,9 @@ impl fmt::Debug for Origin {
     }
 }
 
-impl fmt::Debug for Used {
+impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Used").field(&self.lease).finish()
+        f.write_str("Channel")
     }
 }
 

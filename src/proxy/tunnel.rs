@@ -101,6 +101,7 @@ pub(super) async fn open(
     };
     snapshot.meters.tunnels_opened.increment(1);
     shared.tasks.spawn(tunnel.run(downstream, upstream));
+    reply.connection.upgraded();
     let (mut parts, _) = reply.response.into_parts();
     hop::strip_but_upgrade(&mut parts.headers);
     Ok(Response::from_parts(parts, Body::Empty))

@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::{
+    runtime::Handle,
     sync::Notify,
     time::{Sleep, sleep, timeout},
 };
@@ -117,6 +118,15 @@ impl Upload {
             linger(body);
         }
         Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // The monolith's connection ended before the client's body did.
+        if let Some(body) = self.body.take() {
+            linger(body);
+        }
     }
 }
 
@@ -293,7 +303,11 @@ pub(super) fn linger(mut body: Incoming) {
     if body.is_end_stream() {
         return;
     }
-    tokio::spawn(timeout(LINGER, async move {
+    // A body may be dropped by the end of the runtime as well.
+    let Ok(runtime) = Handle::try_current() else {
+        return;
+    };
+    runtime.spawn(timeout(LINGER, async move {
         let mut left = LINGER_BYTES;
         while let Some(Ok(frame)) = http_body_util::BodyExt::frame(&mut body).await {
             left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));

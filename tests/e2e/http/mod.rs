@@ -2,7 +2,10 @@
 
 mod forwarding;
 mod health;
+mod informational;
+mod limits;
 mod smuggling;
+mod tunnel;
 
 use std::{
     future::Future,
