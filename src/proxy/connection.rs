@@ -128,7 +128,11 @@ impl Activity {
         if !self.single || version != Version::HTTP_11 {
             return None;
         }
-        poll_fn(|cx| Poll::Ready(self.side.begin(cx.waker()))).await;
+        poll_fn(|cx| {
+            self.side.begin(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
         Some(self.side.clone())
     }
 

@@ -92,7 +92,7 @@ impl Record {
     ) -> Self {
         Self {
             _in_flight: Counted::new(&meters.in_flight),
-            visit: visit,
+            visit,
             meters: meters.clone(),
             started: Instant::now(),
             method: request.method.clone(),

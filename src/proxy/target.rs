@@ -472,7 +472,7 @@ mod tests {
         #[test]
         fn normalising_twice_changes_nothing(path in PIECES) {
             if let Ok(once) = table(&format!("/{path}")) {
-                prop_assert_eq!(table(&once), Ok(once.clone()));
+                prop_assert_eq!(table(&once).as_ref(), Ok(&once));
             }
         }
 

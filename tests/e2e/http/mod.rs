@@ -2,8 +2,10 @@
 
 mod forwarding;
 mod health;
+mod http2;
 mod informational;
 mod limits;
+mod routing;
 mod smuggling;
 mod tunnel;
 
@@ -79,7 +81,11 @@ impl Served {
         let pools = config
             .pools
             .iter()
-            .map(|pool| Pool::new(Settings::named(pool.name.clone()), Instant::now()))
+            .map(|pool| {
+                let mut settings = Settings::named(pool.name.clone());
+                settings.queue_length = pool.queue.length;
+                Pool::new(settings, Instant::now())
+            })
             .collect();
         let listener = Arc::new(config.listeners[0].clone());
         let bound = listen::bind(listener.address).unwrap();
@@ -161,7 +167,7 @@ impl Raw {
         let mut bytes = Vec::new();
         within(async {
             while !String::from_utf8_lossy(&bytes).contains(end) {
-                let mut chunk = [0; 4096];
+                let mut chunk = vec![0; 4096];
                 let read = self.0.read(&mut chunk).await.unwrap();
                 assert!(
                     read > 0,
