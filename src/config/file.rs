@@ -269,6 +269,10 @@ tables! {
         /// Idle connections that are kept for each server of the monolith.
         keep_alive_connections: Setting<Whole<0, 10_000>> = 64,
 
+        /// A WebSocket of the monolith's own (not DDP) may be silent for this long. Peers that
+        /// vanish are noticed much earlier.
+        tunnel_idle_timeout: Setting<Duration> = "1h",
+
         /// Requests that one HTTP/2 client may have open at the same time.
         http2_streams: Setting<Whole<1, 10_000>> = 100,
     }

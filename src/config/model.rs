@@ -186,6 +186,8 @@ pub struct Http {
     pub keep_alive: Duration,
     /// Idle connections kept per monolith server.
     pub keep_alive_connections: usize,
+    /// Longest silence, both ways, of a socket that is tunnelled to the monolith.
+    pub tunnel_idle_timeout: Duration,
     /// Streams that one HTTP/2 client may have open.
     pub http2_streams: u32,
 }

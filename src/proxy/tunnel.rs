@@ -93,7 +93,7 @@ pub(super) async fn open(
     let tunnel = Tunnel {
         client: client.clone(),
         server,
-        idle: config.websocket.idle_timeout,
+        idle: config.http.tunnel_idle_timeout,
         spread: config.drain.spread,
         shared: shared.clone(),
         log: config.log.access,

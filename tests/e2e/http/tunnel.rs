@@ -121,7 +121,7 @@ async fn clear_text_http2_is_not_tunnelled() {
 async fn an_idle_tunnel_ends() {
     let origin = echo().await;
     let served = Served::start_with(&[origin.address], |config| {
-        config.websocket.idle_timeout = Duration::from_millis(200);
+        config.http.tunnel_idle_timeout = Duration::from_millis(200);
     })
     .await;
     let mut raw = served.connect().await;
