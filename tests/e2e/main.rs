@@ -14,5 +14,6 @@ mod nameserver;
 mod outage;
 mod pool;
 mod reload;
+mod start;
 mod tls;
 mod websocket;
