@@ -13,7 +13,7 @@ use super::{
         Affinity, Certificate, Config, Drain, Health, Http, Limits, Log, Ranges, Rate, WebSocket,
     },
     table::Setting,
-    value::{Or, Size},
+    value::{choice::Or, quantity::Size},
 };
 use crate::base::secret::Secret;
 

@@ -10,9 +10,13 @@ use super::{
     model::{HostPattern, LogFormat, Server},
     table::{Key, Maybe, Required, Setting, Shape, Table as _, tables},
     value::{
-        Auto, BytesPerSecond, CookieName, DnsName, Endpoint, FilePath, LogFilter, Many, Off,
-        OneOrMany, Or, PerSecond, PoolRef, Record, RoutePath, SecretText, Share, Size, WebOrigin,
-        Whole,
+        address::{DnsName, Endpoint},
+        choice::{Auto, Off, Or},
+        list::{Many, OneOrMany},
+        quantity::{BytesPerSecond, PerSecond, Share, Size, Whole},
+        text::{
+            CookieName, FilePath, LogFilter, PoolRef, Record, RoutePath, SecretText, WebOrigin,
+        },
     },
 };
 use crate::base::id::ListenAddr;
@@ -449,7 +453,8 @@ mod tests {
     use crate::config::{
         node::Document,
         source::Environment,
-        table::{Reader, Table as _, Writer},
+        table::{Reader, Table as _},
+        writer::Writer,
     };
 
     /// `Setting::implied` relies on it.

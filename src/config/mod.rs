@@ -1,24 +1,31 @@
 //! From `proxy.toml` to a [`Config`] in which everything has been checked.
 //!
 //! `file` declares every key once, `node` holds what was written, `source` lays the environment and
-//! the flags over it, `table` and `value` read it, `build` and `routing` judge it. Each fault is a
-//! [`Diagnostic`] with its place; all of them are found in one run.
+//! the flags over it, `table`, `field` and `value` read it, `build`, `listeners`, `pools` and
+//! `routing` judge it. Each fault is a [`Diagnostic`] with its place; all of them are found in one
+//! run. From the same declaration `schema`, `template` and `writer` make the JSON schema, the
+//! commented default and the effective output.
 //!
 //! Reads files, and nothing else of the outside world: no socket, no clock, no name is looked up.
 
 mod build;
 mod diagnostic;
 mod diff;
+mod field;
 mod file;
+mod listeners;
 pub mod model;
 mod node;
+mod pools;
 mod routing;
 mod schema;
 mod source;
+mod suggest;
 mod table;
 mod template;
 mod units;
 mod value;
+mod writer;
 
 use std::{
     fs,
@@ -29,13 +36,14 @@ use self::{
     build::{Builder, NamedFile},
     file::FileConfig,
     node::Document,
-    table::{Reader, Table as _, Writer},
+    table::{Reader, Table as _},
+    writer::Writer,
 };
 pub use self::{
     diagnostic::{Diagnostic, Origin, Place, Severity},
     diff::{Change, diff},
     model::Config,
-    routing::DEFAULT_POOL,
+    pools::DEFAULT_POOL,
     schema::schema,
     source::{Environment, PREFIX},
     template::template,

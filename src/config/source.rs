@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     diagnostic::{Diagnostic, Place, Source},
     node::{Data, Entries, Entry, Node},
-    table::{Input, Key, Shape, nearest},
+    suggest::nearest,
+    table::{Input, Key, Shape},
 };
 
 /// Begins the name of each environment variable that sets a key: `[http] body_limit` is

@@ -3,15 +3,18 @@
 //! From one declaration come the reader, the JSON schema, the commented default and the effective
 //! output, so that none of them can say what another does not.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use serde_json::Value as Json;
 
 use super::{
     diagnostic::{Diagnostic, Place, Source},
+    field::Field,
     node::{Data, Entries, Entry, Node},
     source::Environment,
+    suggest::unknown_key,
     value::Value,
+    writer::Writer,
 };
 
 /// One key of a table.
@@ -100,20 +103,13 @@ pub(super) trait Table: Sized + Clone {
     fn write(&self, out: &mut Writer);
 }
 
-/// What can stand behind a key.
-pub(super) trait Field: Sized {
-    fn shape() -> Shape;
-    fn read(slot: Slot<'_>, faults: &mut Vec<Diagnostic>) -> Self;
-    fn write(&self, name: &str, out: &mut Writer);
-}
-
 /// One key of a table that is being read, with what the file has for it.
 pub(super) struct Slot<'a> {
-    key: &'a Key,
-    path: Arc<str>,
-    entry: Option<&'a Entry>,
+    pub(super) key: &'a Key,
+    pub(super) path: Arc<str>,
+    pub(super) entry: Option<&'a Entry>,
     /// Of the table that the key belongs to.
-    table: &'a Place,
+    pub(super) table: &'a Place,
 }
 
 /// Reads the keys of one table.
@@ -167,7 +163,7 @@ impl Reader<'_> {
     }
 }
 
-fn join(path: &str, name: &str) -> String {
+pub(super) fn join(path: &str, name: &str) -> String {
     if path.is_empty() {
         name.to_owned()
     } else {
@@ -175,53 +171,8 @@ fn join(path: &str, name: &str) -> String {
     }
 }
 
-fn unknown_key(name: &str, entry: &Entry, path: &str, keys: &[Key]) -> Diagnostic {
-    let fault = Diagnostic::error(&entry.key, format!("unknown key `{}`", join(path, name)));
-    let meant = nearest(name, keys.iter().map(|key| key.name));
-    // A slip of the fingers is more likely than the wrong table, and that more than a word that is
-    // only alike.
-    let slip = meant.filter(|meant| strsim::damerau_levenshtein(name, meant) <= 2);
-    let homes = super::file::homes(name);
-    if let Some(meant) = slip {
-        return fault
-            .label("no such key")
-            .help(format!("did you mean `{meant}`?"));
-    }
-    let fault = fault.label(match path {
-        "" => "no such key at the top level".to_owned(),
-        path => format!("no such key in `{path}`"),
-    });
-    match (homes.as_slice(), meant) {
-        ([], Some(meant)) => fault.help(format!("did you mean `{meant}`?")),
-        ([], None) => {
-            let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
-            fault.help(format!("the keys here are {}", names.join(", ")))
-        }
-        (homes, _) => fault.help(format!("`{name}` is a key of {}", homes.join(", "))),
-    }
-}
-
-/// The candidate that a typing mistake would turn into `name`, if there is one.
-pub(super) fn nearest<'a>(
-    name: &str,
-    candidates: impl Iterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let name = name.to_ascii_lowercase().replace('-', "_");
-    candidates
-        .map(|candidate| {
-            let edits = strsim::damerau_levenshtein(&name, candidate);
-            let likeness = strsim::jaro_winkler(&name, candidate);
-            (candidate, edits, likeness)
-        })
-        .filter(|(candidate, edits, likeness)| {
-            *edits <= (candidate.len() / 4).clamp(1, 3) || *likeness >= 0.88
-        })
-        .min_by(|a, b| a.1.cmp(&b.1).then(b.2.total_cmp(&a.2)))
-        .map(|(candidate, ..)| candidate)
-}
-
 impl<T: Value> Setting<T> {
-    fn read_entry(slot: &Slot<'_>, faults: &mut Vec<Diagnostic>) -> Option<Self> {
+    pub(super) fn read_entry(slot: &Slot<'_>, faults: &mut Vec<Diagnostic>) -> Option<Self> {
         let node = &slot.entry?.node;
         if matches!(node.data, Data::Unknown) {
             return None;
@@ -235,7 +186,7 @@ impl<T: Value> Setting<T> {
         })
     }
 
-    fn default(slot: &Slot<'_>) -> Self {
+    pub(super) fn default(slot: &Slot<'_>) -> Self {
         let text = slot.key.default.expect("declared without `Option`");
         Self::implied(text, &slot.path)
     }
@@ -253,282 +204,6 @@ impl<T: Value> Setting<T> {
             path,
             stand_in: false,
         }
-    }
-}
-
-fn value_shape<T: Value>(required: bool) -> Shape {
-    Shape::Value {
-        input: T::INPUT,
-        secret: T::SECRET,
-        required,
-        schema: T::schema,
-    }
-}
-
-impl<T: Value> Field for Setting<T> {
-    fn shape() -> Shape {
-        value_shape::<T>(false)
-    }
-
-    fn read(slot: Slot<'_>, faults: &mut Vec<Diagnostic>) -> Self {
-        // A value that cannot be read is a fault already; the default takes its place so that the
-        // rest can be judged as well.
-        Self::read_entry(&slot, faults).unwrap_or_else(|| Self {
-            stand_in: slot.entry.is_some(),
-            ..Self::default(&slot)
-        })
-    }
-
-    fn write(&self, name: &str, out: &mut Writer) {
-        out.value(name, &self.value, &self.place);
-    }
-}
-
-impl<T: Value> Field for Option<Setting<T>> {
-    fn shape() -> Shape {
-        value_shape::<T>(false)
-    }
-
-    fn read(slot: Slot<'_>, faults: &mut Vec<Diagnostic>) -> Self {
-        Setting::read_entry(&slot, faults)
-    }
-
-    fn write(&self, name: &str, out: &mut Writer) {
-        if let Some(setting) = self {
-            out.value(name, &setting.value, &setting.place);
-        }
-    }
-}
-
-impl<T: Value> Field for Maybe<T> {
-    fn shape() -> Shape {
-        value_shape::<T>(false)
-    }
-
-    fn read(slot: Slot<'_>, faults: &mut Vec<Diagnostic>) -> Self {
-        match (slot.entry, Setting::read_entry(&slot, faults)) {
-            (None, _) => Self::Missing,
-            (Some(_), None) => Self::Faulty,
-            (Some(_), Some(setting)) => Self::Given(setting),
-        }
-    }
-
-    fn write(&self, name: &str, out: &mut Writer) {
-        if let Self::Given(setting) = self {
-            out.value(name, &setting.value, &setting.place);
-        }
-    }
-}
-
-impl<T: Value> Field for Required<T> {
-    fn shape() -> Shape {
-        value_shape::<T>(true)
-    }
-
-    fn read(slot: Slot<'_>, faults: &mut Vec<Diagnostic>) -> Self {
-        if slot.entry.is_none() {
-            let message = format!("`{}` is missing", slot.path);
-            let fault = if slot.table.is_default() {
-                Diagnostic::placeless(message)
-            } else {
-                Diagnostic::error(slot.table, message).label("has to be here")
-            };
-            let example = slot.key.example.expect("declared with an example");
-            faults.push(
-                fault
-                    .absence()
-                    .help(format!("add: {} = {example}", slot.key.name)),
-            );
-        }
-        Self(Setting::read_entry(&slot, faults))
-    }
-
-    fn write(&self, name: &str, out: &mut Writer) {
-        self.0.write(name, out);
-    }
-}
-
-impl<T: Table> Field for T {
-    fn shape() -> Shape {
-        Shape::Table(T::keys)
-    }
-
-    fn read(slot: Slot<'_>, faults: &mut Vec<Diagnostic>) -> Self {
-        let nothing = Entries::default();
-        let (entries, place) = match slot.entry.map(|entry| (entry, &entry.node.data)) {
-            Some((entry, Data::Table(entries))) => (entries, entry.key.clone()),
-            Some((entry, _)) => {
-                faults.push(not_a_table(entry, &slot.path));
-                (&nothing, entry.key.clone())
-            }
-            None => (&nothing, Place::new(&Source::default(), 0..0)),
-        };
-        Reader::table(entries, place, &slot.path, faults)
-    }
-
-    fn write(&self, name: &str, out: &mut Writer) {
-        out.table(name, |out| Table::write(self, out));
-    }
-}
-
-impl<T: Table> Field for Option<T> {
-    fn shape() -> Shape {
-        Shape::Table(T::keys)
-    }
-
-    fn read(slot: Slot<'_>, faults: &mut Vec<Diagnostic>) -> Self {
-        slot.entry?;
-        Some(<T as Field>::read(slot, faults))
-    }
-
-    fn write(&self, name: &str, out: &mut Writer) {
-        if let Some(table) = self {
-            <T as Field>::write(table, name, out);
-        }
-    }
-}
-
-impl<T: Table> Field for Vec<T> {
-    fn shape() -> Shape {
-        Shape::List(T::keys)
-    }
-
-    fn read(slot: Slot<'_>, faults: &mut Vec<Diagnostic>) -> Self {
-        let Some(entry) = slot.entry else {
-            return Self::new();
-        };
-        let nodes = match &entry.node.data {
-            Data::List(nodes) => nodes.as_slice(),
-            other => {
-                let name = slot.key.name;
-                let message = format!("`{}` is an array of tables", slot.path);
-                let fault = Diagnostic::error(&entry.key, message);
-                let (fault, nodes) = match other {
-                    // What stands in it can be judged all the same.
-                    Data::Table(_) => (
-                        fault
-                            .label("a single table")
-                            .help(format!("double the brackets: `[[{name}]]`")),
-                        std::slice::from_ref(&entry.node),
-                    ),
-                    _ => (
-                        fault
-                            .label(format!("this is {}", entry.node.noun()))
-                            .help(format!("write `[[{name}]]` on a line, then its keys")),
-                        &[][..],
-                    ),
-                };
-                faults.push(fault);
-                nodes
-            }
-        };
-        let mut tables = Self::new();
-        for node in nodes {
-            match &node.data {
-                Data::Table(entries) => {
-                    let place = node.place.clone();
-                    tables.push(Reader::table(entries, place, &slot.path, faults));
-                }
-                _ => faults.push(
-                    Diagnostic::error(&node.place, format!("`{}` holds tables", slot.path))
-                        .label(format!("this is {}", node.noun())),
-                ),
-            }
-        }
-        tables
-    }
-
-    fn write(&self, name: &str, out: &mut Writer) {
-        for table in self {
-            out.list(name, |out| Table::write(table, out));
-        }
-    }
-}
-
-impl<T: Table> Field for BTreeMap<String, T> {
-    fn shape() -> Shape {
-        Shape::Map(T::keys)
-    }
-
-    fn read(slot: Slot<'_>, faults: &mut Vec<Diagnostic>) -> Self {
-        let Some(entry) = slot.entry else {
-            return Self::new();
-        };
-        let Data::Table(entries) = &entry.node.data else {
-            faults.push(not_a_table(entry, &format!("{}.NAME", slot.path)));
-            return Self::new();
-        };
-        let mut tables = Self::new();
-        for (name, entry) in &entries.0 {
-            let path = join(&slot.path, name);
-            match &entry.node.data {
-                Data::Table(entries) => {
-                    let place = entry.key.clone();
-                    let table = Reader::table(entries, place, &path, faults);
-                    tables.insert(name.clone(), table);
-                }
-                _ => faults.push(not_a_table(entry, &path)),
-            }
-        }
-        tables
-    }
-
-    fn write(&self, name: &str, out: &mut Writer) {
-        for (free, table) in self {
-            out.table(&format!("{name}.{free}"), |out| Table::write(table, out));
-        }
-    }
-}
-
-fn not_a_table(entry: &Entry, path: &str) -> Diagnostic {
-    let named = path.strip_suffix(".NAME").unwrap_or(path);
-    Diagnostic::error(&entry.node.place, format!("`{named}` is a table"))
-        .label(format!("this is {}", entry.node.noun()))
-        .help(format!("write `[{path}]` on a line, then its keys"))
-}
-
-/// Writes effective values as TOML, each with its origin behind it.
-#[derive(Default)]
-pub(super) struct Writer {
-    out: String,
-    path: Vec<String>,
-}
-
-impl Writer {
-    pub(super) fn finish(self) -> String {
-        self.out
-    }
-
-    fn value<T: Value>(&mut self, name: &str, value: &T, place: &Place) {
-        let line = if T::SECRET {
-            format!("# {name} = \"***\"")
-        } else {
-            format!("{name} = {}", value.print())
-        };
-        self.out
-            .push_str(&format!("{line:<44} # {}\n", place.origin()));
-    }
-
-    fn table(&mut self, name: &str, write: impl FnOnce(&mut Self)) {
-        self.section(name, "[", "]", write);
-    }
-
-    fn list(&mut self, name: &str, write: impl FnOnce(&mut Self)) {
-        self.section(name, "[[", "]]", write);
-    }
-
-    fn section(&mut self, name: &str, open: &str, close: &str, write: impl FnOnce(&mut Self)) {
-        self.path.push(name.to_owned());
-        let header = format!("\n{open}{}{close}\n", self.path.join("."));
-        let before = self.out.len();
-        self.out.push_str(&header);
-        let empty = self.out.len();
-        write(self);
-        // A table without keys says nothing; an element of an array counts even so.
-        if self.out.len() == empty && open == "[" {
-            self.out.truncate(before);
-        }
-        self.path.pop();
     }
 }
 
@@ -564,7 +239,7 @@ macro_rules! tables {
                         doc: &[$($doc),*],
                         default: tables!(@text $($default)?),
                         example: tables!(@text $($example)?),
-                        shape: <$type as $crate::config::table::Field>::shape(),
+                        shape: <$type as $crate::config::field::Field>::shape(),
                     }
                 ),*]
             }
@@ -576,8 +251,8 @@ macro_rules! tables {
                 }
             }
 
-            fn write(&self, out: &mut $crate::config::table::Writer) {
-                $( $crate::config::table::Field::write(&self.$field, stringify!($field), out); )*
+            fn write(&self, out: &mut $crate::config::writer::Writer) {
+                $( $crate::config::field::Field::write(&self.$field, stringify!($field), out); )*
             }
         }
     )*};
