@@ -164,7 +164,7 @@ pub enum Outcome {
     HandshakeFailed,
     /// The attach took too long.
     TimedOut,
-    /// A live session's leg was cut without a close frame.
+    /// A live session's leg was cut without a close frame, or by a breach of the protocol.
     Reset,
 }
 

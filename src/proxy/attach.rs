@@ -208,6 +208,10 @@ async fn wait(opening: &Opening, reason: PickError, since: Instant) -> Result<Pe
         .wait(opening.wish.clone(), since)
         .map_err(|QueueFull| Disconnect::NoCapacity)?;
     debug!(session = %opening.entry.id, %reason, "client waits for a streamer");
+    // Room that is always there does not help a client whom every streamer fails.
+    if ticket.deadline() <= Instant::now() {
+        return Err(Disconnect::NoCapacity);
+    }
     let deadline = ticket.deadline().into();
     let turn = poll_fn(|cx| ticket.poll(cx, Instant::now()));
     tokio::time::timeout_at(deadline, turn)

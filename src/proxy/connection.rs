@@ -3,6 +3,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    io,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -31,6 +32,7 @@ use crate::{
         listen::Accepted,
         wire::{Side, Wire},
     },
+    telemetry::names,
 };
 
 /// Serves a connection. A panic in it ends the task it runs in, and nothing else.
@@ -146,6 +148,11 @@ impl Activity {
 
     fn is_idle(&self) -> bool {
         self.open.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether that time went by without a request.
+    fn never_asked_within(&self, limit: Duration) -> bool {
+        self.requests.load(Ordering::Relaxed) == 0 && self.start.elapsed() >= limit
     }
 
     fn changed(&self) -> Instant {
@@ -312,17 +319,26 @@ fn version2(http: &Http, websocket: bool, pull: Pull) -> http2::Builder<Streams>
 /// A client's mistakes are its own affair: one line, and not a loud one.
 fn note(ended: &Ended, snapshot: &Snapshot, activity: &Activity, peer: PeerAddr) {
     let error = match ended {
-        Ended::Closed => return,
+        Ended::Closed => {
+            if activity.never_asked_within(snapshot.config.http.header_timeout) {
+                count_failure("no_request");
+                tracing::debug!(%peer, "connection closed: the client never asked for anything");
+            }
+            return;
+        }
         Ended::SlowHead => {
+            count_failure("slow_head");
             tracing::info!(%peer, "connection closed: no whole request head came in time");
             return;
         }
         Ended::SlowReader => {
+            count_failure("slow_reader");
             tracing::info!(%peer, "connection closed: the client did not take its answer");
             return;
         }
         Ended::Http(error) => error,
     };
+    let cause = std::error::Error::source(error);
     if activity.side.refused() {
         snapshot.meters.malformed.increment(1);
         tracing::info!(
@@ -332,9 +348,24 @@ fn note(ended: &Ended, snapshot: &Snapshot, activity: &Activity, peer: PeerAddr)
     } else if error.is_parse() {
         snapshot.meters.malformed.increment(1);
         tracing::info!(%peer, %error, "request refused: its head is malformed or too large");
-    } else {
+    } else if activity.single
+        || error.is_timeout()
+        || cause.is_some_and(|cause| cause.is::<io::Error>())
+    {
         tracing::debug!(%peer, %error, "a client's connection ended early");
+    } else {
+        count_failure("http2");
+        tracing::info!(
+            %peer, error = cause,
+            "connection closed: the client broke the rules or the limits of HTTP/2"
+        );
     }
+}
+
+fn count_failure(reason: &'static str) {
+    names::HTTP_CONNECTION_FAILURES
+        .counter(&[reason])
+        .increment(1);
 }
 
 /// A connection may stay open this long between two requests.

@@ -108,9 +108,10 @@ impl Pump {
         }
     }
 
-    /// Whether a frame of the gateway's own may stand here in what was passed on.
+    /// Whether a frame of the gateway's own may stand here in what was passed on. Headers are passed
+    /// on when they are complete and valid, control frames never.
     pub(super) fn at_frame_boundary(&self) -> bool {
-        self.cursor.at_frame_boundary() || !matches!(self.flow, Flow::Forward)
+        !self.cursor.in_data_payload() || !matches!(self.flow, Flow::Forward)
     }
 
     /// Walks over `input` and writes what passes to `outlet`, in order.
@@ -181,7 +182,10 @@ impl Pump {
                                 Verdict::Forward => {}
                                 Verdict::Drop => self.flow = Flow::Drop,
                                 Verdict::Assemble => self.flow = Flow::Assemble(self.hold()),
-                                Verdict::Close(reason) => return Err(Stop::Disconnect(reason)),
+                                Verdict::Close(reason) => {
+                                    self.flow = Flow::Drop;
+                                    return Err(Stop::Disconnect(reason));
+                                }
                             }
                         } else {
                             outlet.write(&input[from..at])?;
@@ -599,6 +603,36 @@ mod tests {
             matches!(stop, Some(Stop::Protocol(ProtocolError::MaskMissing))),
             "{stop:?}"
         );
+    }
+
+    #[test]
+    fn a_close_frame_may_stand_where_nothing_of_a_frame_was_passed_on() {
+        let text = |payload: &[u8]| frame(true, OpCode::Text, None, payload);
+        let ping = frame(true, OpCode::Ping, None, b"half of it");
+        for (wire, boundary) in [
+            (text(b"fine"), true),
+            (text(b"fine")[..1].to_vec(), true),
+            (ping[..6].to_vec(), true),
+            (text(b"close me"), true),
+            (frame(true, OpCode::Text, Some([1; 4]), b"masked"), true),
+            (vec![0xff; 20], true),
+            // Long enough to be judged and passed on before its end.
+            (text(&[b'f'; 1000])[..700].to_vec(), false),
+            (text(&[b'd'; 1000])[..700].to_vec(), true),
+        ] {
+            let mut backlog = Backlog::new(Arc::new(Budget::new(1 << 20)));
+            let mut out = Vec::new();
+            let mut cx = Context::from_waker(Waker::noop());
+            let mut outlet = Outlet {
+                target: Target::Stream(&mut out),
+                backlog: &mut backlog,
+                cx: &mut cx,
+                taken: 0,
+            };
+            let mut pump = Pump::new(Sender::Server, 1 << 20);
+            let _ = pump.feed(&wire, &mut outlet, &mut Letters::default());
+            assert_eq!(pump.at_frame_boundary(), boundary, "{wire:?}");
+        }
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub enum Refusal {
     UnknownExpectation,
     /// TRACE, which would show the headers that proxies add.
     MethodRefused,
+    /// A WebSocket handshake that is not a GET.
+    NotGet,
     /// The request changes the protocol in a way that is not supported.
     BadUpgrade,
     /// A WebSocket handshake of another version than 13.
@@ -83,7 +85,7 @@ impl Refusal {
             Self::BadFraming => 1,
             Self::UnknownCoding => 2,
             Self::UnknownExpectation => 3,
-            Self::MethodRefused => 4,
+            Self::MethodRefused | Self::NotGet => 4,
             Self::BadUpgrade => 5,
             Self::UpgradeRequired => 6,
             Self::OriginRefused => 7,
@@ -115,7 +117,7 @@ impl Refusal {
             Self::OriginRefused => StatusCode::FORBIDDEN,
             Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
             Self::UnknownExpectation => StatusCode::EXPECTATION_FAILED,
-            Self::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
+            Self::MethodRefused | Self::NotGet => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody | Self::SlowReader => StatusCode::REQUEST_TIMEOUT,
             Self::ShuttingDown | Self::Unreachable | Self::NoRoom => {
@@ -160,7 +162,7 @@ impl Refusal {
             Self::BadFraming => "Where this request ends is unclear.",
             Self::UnknownCoding => "The request's transfer coding is not supported.",
             Self::UnknownExpectation => "The request expects something that is not supported.",
-            Self::MethodRefused => "This method is not allowed here.",
+            Self::MethodRefused | Self::NotGet => "This method is not allowed here.",
             Self::BadUpgrade => "The request to change the protocol is not valid.",
             Self::UpgradeRequired => "Only version 13 of the WebSocket protocol is supported.",
             Self::OriginRefused => "Pages of this origin may not connect here.",
@@ -208,6 +210,9 @@ impl Refusal {
                 HeaderValue::from_static("13"),
             );
         }
+        if self == Self::NotGet {
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
+        }
         if self == Self::MethodRefused {
             headers.insert(
                 header::ALLOW,
@@ -228,7 +233,7 @@ impl From<UpgradeError> for Refusal {
     fn from(error: UpgradeError) -> Self {
         match error {
             UpgradeError::Handshake(HandshakeError::BadVersion) => Self::UpgradeRequired,
-            UpgradeError::Handshake(HandshakeError::NotGet) => Self::MethodRefused,
+            UpgradeError::Handshake(HandshakeError::NotGet) => Self::NotGet,
             UpgradeError::Handshake(_) => Self::BadUpgrade,
             UpgradeError::Origin => Self::OriginRefused,
             UpgradeError::Draining => Self::ShuttingDown,

@@ -451,8 +451,9 @@ impl State {
     /// A frame of our own towards the streamer; dropped when it does not fit in here.
     fn push_up(&mut self, frame: &ControlFrame) {
         if self.leg.is_some() && !self.ends.leg_told && self.up_pump.at_frame_boundary() {
-            // Only a process out of its budget refuses; the streamer then misses a pong.
-            let _ = self.up_backlog.push(frame.as_bytes(), usize::MAX);
+            // A streamer that pings and does not read, or a process out of its budget: the streamer
+            // then misses a pong.
+            let _ = self.up_backlog.push(frame.as_bytes(), HELD_BYTES);
         }
     }
 
@@ -488,6 +489,9 @@ impl State {
             }
             Stop::Protocol(error) => {
                 self.ends.leg_done = true;
+                if let Some(leg) = &self.leg {
+                    leg.permit.streamer().report(Outcome::Reset, now);
+                }
                 self.session.close(Disconnect::StreamerProtocol(error), now);
             }
             Stop::Disconnect(reason) => self.session.close(reason, now),

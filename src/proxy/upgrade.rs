@@ -15,7 +15,7 @@ use http::{
     request::Parts,
 };
 use hyper::{
-    body::Incoming,
+    body::{Body as _, Incoming},
     ext::Protocol,
     upgrade::{OnUpgrade, Upgraded},
 };
@@ -302,6 +302,9 @@ fn switching(request: &Request<Incoming>) -> Result<Response<Body>, UpgradeError
         return Ok(response);
     }
     let accept = handshake::check_request(request.method(), request.version(), request.headers())?;
+    if !request.body().is_end_stream() {
+        return Err(HandshakeError::HasBody.into());
+    }
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

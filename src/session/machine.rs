@@ -217,6 +217,8 @@ impl Session {
             (_, Kind::Empty) => Verdict::Close(Disconnect::Unreadable),
             // The whole message tells `connect` from garbage.
             (Phase::Greeting, Kind::Connect | Kind::Unreadable) => Verdict::Assemble,
+            // Its `msg` may come later, and what ends too early is no message at all.
+            (Phase::Greeting, _) if envelope.cut => Verdict::Assemble,
             (Phase::Greeting, _) => Verdict::Close(Disconnect::NotConnect),
             (Phase::Orphaned | Phase::Closing(_) | Phase::Ended(_), _) => Verdict::Drop,
             (Phase::Attaching | Phase::Live, _) => Verdict::Forward,
@@ -557,6 +559,11 @@ mod tests {
         );
         let pong = session.handle_client(true, &envelope(r#"{"msg":"pong"}"#));
         assert_eq!(pong, Verdict::Close(Disconnect::NotConnect));
+        let late = format!(r#"{{"session":"{}"#, "x".repeat(500));
+        for cut in [late.as_str(), "{", r#"{"msg":"pong""#] {
+            let verdict = session.handle_client(true, &envelope(cut));
+            assert_eq!(verdict, Verdict::Assemble, "{cut}");
+        }
         let binary = session.handle_client(false, &envelope(connect));
         assert_eq!(binary, Verdict::Close(Disconnect::Unreadable));
         let (action, after) = next_action(&mut session, now);

@@ -142,6 +142,13 @@ impl FrameCursor {
         matches!(self.progress, Progress::Header { have: 0 })
     }
 
+    /// The header of a data frame has been given out, the end of its payload not yet.
+    ///
+    /// False while a header comes in and after an error, which is always found in a header.
+    pub fn in_data_payload(&self) -> bool {
+        matches!(self.progress, Progress::Payload { opcode, .. } if !opcode.control())
+    }
+
     /// As [`FrameCursor::at_frame_boundary`], and no fragmented data message is open.
     pub fn at_message_boundary(&self) -> bool {
         self.open.is_none() && self.at_frame_boundary()

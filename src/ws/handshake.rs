@@ -44,6 +44,10 @@ pub enum HandshakeError {
     /// Section 4.2.1: base64 of 16 bytes, once.
     #[error("the Sec-WebSocket-Key is missing, repeated or not 16 bytes in base64")]
     BadKey,
+    /// A GET has no body; where it would end, and the frames begin, two readers could see
+    /// differently.
+    #[error("the request has a body")]
+    HasBody,
 
     /// Anything but 101.
     #[error("the server answered {0} instead of 101")]

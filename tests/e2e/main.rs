@@ -8,6 +8,7 @@ mod support;
 mod access_log;
 mod admin;
 mod drain;
+mod hostile;
 mod http;
 mod listeners;
 mod nameserver;

@@ -29,6 +29,8 @@ pub struct Plan {
     pub streamer_idle: Option<Duration>,
     /// Instead of the two listeners; with their own `[[listener]]` lines.
     pub listeners: Option<String>,
+    /// Streamers that the test runs itself, behind those of the deployment.
+    pub foreign: Vec<SocketAddr>,
 }
 
 impl Default for Plan {
@@ -39,6 +41,7 @@ impl Default for Plan {
             tables: String::new(),
             listeners: None,
             streamer_idle: None,
+            foreign: Vec::new(),
         }
     }
 }
@@ -93,7 +96,7 @@ impl Deployment {
             plan,
         };
         deployment
-            .streamers_in_rotation(deployment.streamers.len())
+            .streamers_in_rotation(deployment.streamers.len() + deployment.plan.foreign.len())
             .await;
         deployment
     }
@@ -223,6 +226,7 @@ fn compose(
 ) -> String {
     let streamers: Vec<String> = streamers
         .iter()
+        .chain(&plan.foreign)
         .map(|address| format!("\"{address}\""))
         .collect();
     let listeners = plan.listeners.clone().unwrap_or_else(|| {
