@@ -4,6 +4,7 @@
 use crate::{
     config::model::{Config, Ranges},
     net::gate::GateTerms,
+    proxy::connection::{SEND_BUFFER, STREAM_WINDOW},
     telemetry::process,
 };
 
@@ -59,13 +60,19 @@ impl Memory {
             .listeners
             .iter()
             .any(|listener| !listener.tls.is_empty());
+        let http2 = config.listeners.iter().any(|listener| listener.http2);
         let connections = connections as u64;
         let per_idle = if tls { IDLE_TLS } else { IDLE_PLAIN };
         let http = &config.http;
         let per_busy = per_idle
             + http.request_header_limit as u64
             + http.response_header_limit as u64
-            + COPY_BUFFERS;
+            + if http2 {
+                // Requests on one connection count as connections of their own.
+                COPY_BUFFERS.max(u64::from(STREAM_WINDOW) + SEND_BUFFER as u64)
+            } else {
+                COPY_BUFFERS
+            };
         let queued: u64 = config
             .pools
             .iter()

@@ -25,7 +25,9 @@ use crate::{
 /// The bounds on client connections, one for the whole process.
 #[derive(Debug)]
 pub struct Gate {
-    open: Arc<AtomicUsize>,
+    open: AtomicUsize,
+    /// Requests on HTTP/2 connections: each may need a connection of its own towards a server.
+    streams: AtomicUsize,
     terms: ArcSwap<Applied>,
     refused_descriptors: Counter,
     refused_address: Counter,
@@ -68,7 +70,8 @@ pub enum Turned {
 impl Gate {
     pub fn new(terms: GateTerms) -> Self {
         Self {
-            open: Arc::default(),
+            open: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
             terms: ArcSwap::from_pointee(Applied::new(terms)),
             refused_descriptors: names::CONNECTIONS_REFUSED.counter(&["descriptors"]),
             refused_address: names::CONNECTIONS_REFUSED.counter(&["address_rate"]),
@@ -105,13 +108,13 @@ impl Gate {
     }
 
     /// Counts one more connection, unless the process has as many as it can hold.
-    pub fn enter(&self, listener: &Gauge) -> Result<Entered, Turned> {
+    pub fn enter(self: &Arc<Self>, listener: &Gauge) -> Result<Entered, Turned> {
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         let entered = Entered {
-            open: self.open.clone(),
+            gate: self.clone(),
             _gauge: Counted::new(listener),
         };
-        if before >= self.max_connections() {
+        if before + self.streams.load(Ordering::Relaxed) >= self.max_connections() {
             self.refused_descriptors.increment(1);
             return Err(Turned::Full);
         }
@@ -190,13 +193,35 @@ fn limited_by(address: IpAddr) -> IpAddr {
 /// One open client connection, counted until dropped.
 #[derive(Debug)]
 pub struct Entered {
-    open: Arc<AtomicUsize>,
+    gate: Arc<Gate>,
     _gauge: Counted,
+}
+
+impl Entered {
+    /// Counts one of several requests that are served at the same time on this connection, which
+    /// costs as much as a connection does; refused when the process holds as many as it can.
+    pub fn stream(&self) -> Result<Stream, Turned> {
+        let gate = self.gate.clone();
+        let before = gate.streams.fetch_add(1, Ordering::Relaxed);
+        let full = before + gate.open() >= gate.max_connections();
+        let stream = Stream(gate);
+        if full { Err(Turned::Full) } else { Ok(stream) }
+    }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.gate.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One request on an HTTP/2 connection, counted until dropped.
+#[derive(Debug)]
+pub struct Stream(Arc<Gate>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -209,7 +234,7 @@ pub struct Handshake {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::IpAddr, time::Duration};
+    use std::{net::IpAddr, sync::Arc, time::Duration};
 
     use metrics::Gauge;
     use tokio::time::Instant;
@@ -231,7 +256,7 @@ mod tests {
 
     #[test]
     fn counts_who_is_in() {
-        let gate = Gate::new(terms());
+        let gate = Arc::new(Gate::new(terms()));
         let listener = Gauge::noop();
         let one = gate.enter(&listener).unwrap();
         let two = gate.enter(&listener).unwrap();
@@ -246,6 +271,24 @@ mod tests {
         drop((two, three));
         assert_eq!(gate.open(), 0);
         assert!(gate.enter(&listener).is_ok());
+    }
+
+    #[test]
+    fn streams_take_places_too() {
+        let gate = Arc::new(Gate::new(GateTerms {
+            max_connections: 3,
+            ..terms()
+        }));
+        let listener = Gauge::noop();
+        let connection = gate.enter(&listener).unwrap();
+        let one = connection.stream().unwrap();
+        let two = connection.stream().unwrap();
+        assert_eq!(connection.stream().unwrap_err(), Turned::Full);
+        assert_eq!(gate.enter(&listener).unwrap_err(), Turned::Full);
+        drop(one);
+        let second = gate.enter(&listener).unwrap();
+        drop((two, second));
+        assert_eq!((gate.open(), connection.stream().is_ok()), (1, true));
     }
 
     #[test]

@@ -382,8 +382,10 @@ const HEADER_LIST: u32 = 32 * 1024;
 const PENDING_RESETS: usize = 20;
 /// Streams that we reset because of what the client did on them.
 const LOCAL_RESETS: usize = 100;
-const STREAM_WINDOW: u32 = 256 * 1024;
+/// Bytes of one request's body that an HTTP/2 client may send ahead.
+pub const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-const SEND_BUFFER: usize = 64 * 1024;
+/// Bytes of one answer that wait for an HTTP/2 client.
+pub const SEND_BUFFER: usize = 64 * 1024;
 /// A peer that vanished is noticed after two of these at most.
 const PING: Duration = Duration::from_secs(20);

@@ -104,6 +104,13 @@ impl Gateway {
             http::discard(body);
             return Err(refusal);
         }
+        if parts.version == Version::HTTP_2 {
+            let Ok(stream) = self.connection.guard.stream() else {
+                http::discard(body);
+                return Err(Refusal::Crowded);
+            };
+            record.hold(stream);
+        }
         match destination {
             Destination::Monolith { monolith } => {
                 let monolith = &snapshot.monoliths[monolith];

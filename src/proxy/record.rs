@@ -13,7 +13,10 @@ use super::{
     body::BodyError, client::Client, connection::Visit, refusal::Refusal, route::RouteKind,
     upload::Progress,
 };
-use crate::telemetry::{meters::Counted, names};
+use crate::{
+    net::gate::Stream,
+    telemetry::{meters::Counted, names},
+};
 
 /// Handles of the HTTP metrics, made once per process.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub(super) struct Meters {
 pub(super) struct Record {
     meters: Arc<Meters>,
     _in_flight: Counted,
+    /// Its place among the requests on HTTP/2 connections.
+    _stream: Option<Stream>,
     visit: Visit,
     started: Instant,
     method: Method,
@@ -92,6 +97,7 @@ impl Record {
     ) -> Self {
         Self {
             _in_flight: Counted::new(&meters.in_flight),
+            _stream: None,
             visit,
             meters: meters.clone(),
             started: Instant::now(),
@@ -118,6 +124,11 @@ impl Record {
 
     pub(super) fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Gives the place back when the request is over.
+    pub(super) fn hold(&mut self, stream: Stream) {
+        self._stream = Some(stream);
     }
 
     pub(super) fn identified(&mut self, client: Client) {

@@ -34,6 +34,8 @@ pub enum Refusal {
     OriginRefused,
     /// No streamer has room, and the queue is full.
     NoRoom,
+    /// The gateway serves as many requests as its file descriptors allow.
+    Crowded,
     /// The body is over the limit.
     TooLarge,
     /// The body came too slowly or not at all.
@@ -57,7 +59,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub(super) const LABELS: [&'static str; 19] = [
+    pub(super) const LABELS: [&'static str; 20] = [
         "bad_target",
         "bad_framing",
         "unknown_coding",
@@ -77,6 +79,7 @@ impl Refusal {
         "head_too_large",
         "silent",
         "deadline",
+        "crowded",
     ];
 
     pub(super) fn index(self) -> usize {
@@ -100,6 +103,7 @@ impl Refusal {
             Self::HeadTooLarge => 16,
             Self::Silent => 17,
             Self::Deadline => 18,
+            Self::Crowded => 19,
         }
     }
 
@@ -120,7 +124,7 @@ impl Refusal {
             Self::MethodRefused | Self::NotGet => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody | Self::SlowReader => StatusCode::REQUEST_TIMEOUT,
-            Self::ShuttingDown | Self::Unreachable | Self::NoRoom => {
+            Self::ShuttingDown | Self::Unreachable | Self::NoRoom | Self::Crowded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::BadGateway | Self::HeadTooLarge => StatusCode::BAD_GATEWAY,
@@ -149,7 +153,7 @@ impl Refusal {
     fn retry_after(self) -> Option<u32> {
         match self {
             Self::ShuttingDown => Some(1),
-            Self::Unreachable => Some(5),
+            Self::Unreachable | Self::Crowded => Some(5),
             Self::NoRoom => Some(10),
             _ => None,
         }
@@ -166,7 +170,7 @@ impl Refusal {
             Self::BadUpgrade => "The request to change the protocol is not valid.",
             Self::UpgradeRequired => "Only version 13 of the WebSocket protocol is supported.",
             Self::OriginRefused => "Pages of this origin may not connect here.",
-            Self::NoRoom => "The server is full. Please try again in a moment.",
+            Self::NoRoom | Self::Crowded => "The server is full. Please try again in a moment.",
             Self::TooLarge => "The request is larger than this server accepts.",
             Self::SlowBody => "The request did not arrive in time.",
             Self::ClientGone => "The request broke off.",

@@ -37,3 +37,27 @@ pub fn install() {
 }
 
 const LONGEST_MESSAGE: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use std::{panic, thread};
+
+    use super::install;
+    use crate::telemetry::export;
+
+    #[test]
+    fn a_panic_is_counted_and_ends_only_its_thread() {
+        let recorder = export::recorder();
+        install();
+        for n in 0..2 {
+            let ended = thread::spawn(move || assert_eq!(n, 7, "made by a test")).join();
+            assert!(ended.is_err());
+        }
+        let _ = panic::take_hook();
+        let page = recorder.render();
+        let line = page
+            .lines()
+            .find(|line| line.contains("panics_total") && !line.starts_with('#'));
+        assert!(line.is_some_and(|line| line.ends_with(" 2")), "{line:?}");
+    }
+}

@@ -1,8 +1,14 @@
 //! The admin listener.
 
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
 use crate::support::{
     deployment::{Deployment, Plan},
-    http, until,
+    http, settles,
+    socket::{Client, Way},
+    until,
 };
 
 #[tokio::test]
@@ -111,4 +117,74 @@ async fn can_be_switched_off_and_moved_by_a_reload() {
         .await
         .unwrap();
     assert_eq!(http::get(deployment.admin(), "/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn sessions_are_listed_page_by_page_while_they_live() {
+    let deployment = Deployment::start().await;
+    let admin = deployment.admin();
+    let mut clients = Vec::new();
+    for n in 0..7 {
+        clients.push(match n % 2 {
+            0 => Client::raw(deployment.plain(), Way::Plain).await,
+            _ => Client::sockjs(deployment.tls(), Way::Tls).await,
+        });
+    }
+    for client in &mut clients {
+        client.call("demo:echo", json!(["hello"])).await;
+    }
+    // Counters move while sockets are open.
+    settles("messages from clients", 14.0, async || {
+        deployment
+            .metrics()
+            .await
+            .sum("session_messages_total", &[("direction", "up")])
+    })
+    .await;
+    let mut seen = BTreeSet::new();
+    let mut page = "/sessions?limit=3".to_owned();
+    let mut pages = 0;
+    loop {
+        let answer = http::get(admin, &page).await.json();
+        assert_eq!(answer["total"], 7);
+        pages += 1;
+        for row in answer["sessions"].as_array().unwrap() {
+            assert!(seen.insert(row["id"].to_string()), "twice: {row}");
+            assert_eq!(row["client"], "127.0.0.1");
+            assert_eq!(row["phase"], "live");
+            assert_eq!(row["messages_up"], 2);
+            assert!(row["bytes_up"].as_u64() > Some(0) && row["bytes_down"].as_u64() > Some(0));
+            assert_eq!(row["tls"].as_bool().unwrap(), row["framing"] == "sockjs");
+            assert!(row["streamer"].is_string());
+        }
+        match answer["next_after"].as_str() {
+            Some(after) => page = format!("/sessions?limit=3&after={after}"),
+            None => break,
+        }
+    }
+    assert_eq!((seen.len(), pages), (7, 3));
+    let streamers = http::get(admin, "/streamers").await.json();
+    assert_eq!(streamers["pools"][0]["sessions"], 7);
+    for client in clients {
+        client.close().await;
+    }
+    settles("sessions", json!(0), async || {
+        http::get(admin, "/sessions").await.json()["total"].clone()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_effective_configuration_shows_no_secret() {
+    let secret = "correct-horse-battery-staple-correct-horse";
+    let plan = Plan {
+        tables: format!("[affinity]\nsecret = \"{secret}\"\n"),
+        ..Plan::default()
+    };
+    let deployment = Deployment::of(plan).await;
+    let effective = http::get(deployment.admin(), "/config").await;
+    assert_eq!(effective.status, 200);
+    assert!(effective.text().contains("monolith = "));
+    assert!(effective.text().contains("# default"));
+    assert!(!effective.text().contains(secret), "{}", effective.text());
 }

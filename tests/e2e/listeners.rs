@@ -2,7 +2,11 @@
 
 use std::{fs, net::SocketAddr};
 
+use bytes::Bytes;
 use ddp_gateway::{base::id::ListenAddr, net::listen};
+use http_body_util::Empty;
+use hyper::{Request, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use socket2::SockRef;
 use tokio::{
@@ -249,4 +253,50 @@ async fn a_redirecting_listener_sends_everybody_to_https() {
         answer.header("location"),
         Some("https://chat.example.com:8443/channel/general?x=1")
     );
+}
+
+#[tokio::test]
+async fn requests_of_one_http2_connection_count_like_connections() {
+    let plan = Plan {
+        tables: "[limits]\nmax_connections = 4\n".to_owned(),
+        ..Plan::default()
+    };
+    let deployment = Deployment::of(plan).await;
+    let stream = http::tls(deployment.tls(), "localhost", &["h2"])
+        .await
+        .unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let ask = async |path: &str| {
+        let request = Request::get(format!("https://localhost{path}"))
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        sender.clone().send_request(request).await.unwrap()
+    };
+    // The connection is one of the four places, each open answer another one.
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let answer = ask("/trickle?count=100000&ms=50").await;
+        assert_eq!(answer.status(), 200);
+        held.push(answer);
+    }
+    let refused = ask("/health").await;
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.headers()["retry-after"], "5");
+    assert_eq!(http::get(deployment.plain(), "/health").await.status, 503);
+    held.pop();
+    until("a place to be free", async || {
+        ask("/health").await.status() == 200
+    })
+    .await;
+    drop(held);
+    connection.abort();
+    until("room again", async || {
+        http::get(deployment.plain(), "/health").await.status == 200
+    })
+    .await;
+    let refusals = deployment.metrics().await;
+    assert!(refusals.sum("http_refusals_total", &[("reason", "crowded")]) >= 1.0);
 }

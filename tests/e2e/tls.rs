@@ -1,5 +1,7 @@
 //! TLS as clients see it.
 
+use std::os::unix::fs::symlink;
+
 use rustls::{NamedGroup, ProtocolVersion};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -204,4 +206,41 @@ async fn a_session_is_resumed_by_ticket() {
             assert_eq!(resumed, n > 0, "{version:?}, connection {n}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_mounted_secret_is_followed_through_its_links() {
+    // As the kubelet mounts a TLS secret: tls.crt -> ..data/tls.crt, ..data -> ..1
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let mut pairs = Vec::new();
+    for version in ["..1", "..2"] {
+        std::fs::create_dir(path(version)).unwrap();
+        pairs.push(Pair::write(&path(version), "tls", &["localhost"]));
+    }
+    symlink("..1", path("..data")).unwrap();
+    symlink("..data/tls.crt", path("tls.crt")).unwrap();
+    symlink("..data/tls.key", path("tls.key")).unwrap();
+    let plan = Plan {
+        listeners: Some(format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\ntls = [{{ secret_dir = {:?} }}]\n",
+            folder.path().display().to_string()
+        )),
+        ..Plan::default()
+    };
+    let deployment = Deployment::of(plan).await;
+    assert_eq!(seen(&deployment, "localhost").await, pairs[0].der);
+    symlink("..2", path("..data_tmp")).unwrap();
+    std::fs::rename(path("..data_tmp"), path("..data")).unwrap();
+    until("the renewed certificate", async || {
+        seen(&deployment, "localhost").await == pairs[1].der
+    })
+    .await;
+    let metrics = deployment.metrics().await;
+    assert!(metrics.sum("certificate_reloads_total", &[("result", "ok")]) >= 1.0);
+    assert_eq!(
+        metrics.sum("certificate_reloads_total", &[("result", "failed")]),
+        0.0
+    );
 }

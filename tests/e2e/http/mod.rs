@@ -90,12 +90,12 @@ impl Served {
         let listener = Arc::new(config.listeners[0].clone());
         let bound = listen::bind(listener.address).unwrap();
         let address = bound.local().0;
-        let gate = Gate::new(GateTerms {
+        let gate = Arc::new(Gate::new(GateTerms {
             max_connections: 10_000,
             max_handshakes: 100,
             per_address: config.limits.connections,
             exempt: config.trusted_proxies.clone(),
-        });
+        }));
         let secret = Secret::new(b"of this test".to_vec());
         let snapshot = Snapshot::first(Arc::new(config), pools, &secret);
         let (phase, phases) = watch::channel(Phase::Running);
