@@ -18,7 +18,7 @@ use super::{
 };
 
 /// A value that a key may have.
-pub(in crate::config) trait Value: Sized + Clone {
+pub(super) trait Value: Sized + Clone {
     const INPUT: Input;
     /// Never shown.
     const SECRET: bool = false;
@@ -32,7 +32,7 @@ pub(in crate::config) trait Value: Sized + Clone {
 }
 
 /// A value that is written as one string.
-pub(in crate::config) trait Word: Sized + Clone {
+pub(super) trait Word: Sized + Clone {
     /// Noun phrase with an example.
     const EXPECTED: &str;
     /// Units to propose when a bare number stands there.
@@ -41,6 +41,7 @@ pub(in crate::config) trait Word: Sized + Clone {
 
     fn parse(text: &str) -> Result<Self, Reason>;
     fn print(&self) -> String;
+
     /// Why a number is not enough.
     fn number(number: i64) -> Reason {
         if Self::UNITS.is_empty() {
@@ -49,14 +50,13 @@ pub(in crate::config) trait Word: Sized + Clone {
             no_unit(&number.to_string(), Self::UNITS)
         }
     }
+
     /// Further members of the JSON schema.
-    fn restrict(schema: &mut Json) {
-        let _ = schema;
-    }
+    fn restrict(_schema: &mut Json) {}
 }
 
 /// Why a text is not the value that is wanted.
-pub(in crate::config) struct Reason {
+pub(super) struct Reason {
     label: String,
     help: Option<String>,
 }
@@ -107,7 +107,7 @@ impl<T: Word> Value for T {
 }
 
 /// A TOML string that is read back as it is, without substitution.
-pub(in crate::config) fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     toml::Value::String(text.replace("${", "$${")).to_string()
 }
 
