@@ -3,16 +3,18 @@
 use std::{
     collections::HashMap,
     future::poll_fn,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
 use rand::random;
 use tokio::{
     net::TcpStream,
     sync::watch,
     task::{JoinError, JoinSet},
-    time::sleep_until,
+    time::{sleep, sleep_until},
 };
 
 use crate::{
@@ -49,7 +51,25 @@ pub fn settings(pool: &model::Pool) -> Settings {
 ///
 /// A changed configuration takes effect at once; sources of discovery that did not change run on.
 /// May be dropped at any time: that ends the probes and the look-ups.
+///
+/// A pool that nobody looks after would keep its dead streamers in rotation, so a defect that
+/// panics in here costs a second and not the pool.
 pub async fn run(pool: Arc<Pool>, mut config: watch::Receiver<Arc<model::Pool>>) {
+    loop {
+        let driven = AssertUnwindSafe(drive(&pool, &mut config)).catch_unwind();
+        if driven.await.is_ok() {
+            return;
+        }
+        tracing::error!(
+            pool = %pool.name(),
+            "the task that watches pool {} ended by a panic and starts again: report this defect",
+            pool.name()
+        );
+        sleep(RESTART_PAUSE).await;
+    }
+}
+
+async fn drive(pool: &Arc<Pool>, config: &mut watch::Receiver<Arc<model::Pool>>) {
     let sources = Source::of(&config.borrow_and_update());
     let mut driver = Driver {
         discovery: Discovery::start(sources),
@@ -57,7 +77,7 @@ pub async fn run(pool: Arc<Pool>, mut config: watch::Receiver<Arc<model::Pool>>)
         kept: HashMap::new(),
         // What is known without asking anybody is used without delay.
         apply_at: Some(Instant::now()),
-        pool,
+        pool: pool.clone(),
     };
     loop {
         driver.step();
@@ -73,8 +93,13 @@ pub async fn run(pool: Arc<Pool>, mut config: watch::Receiver<Arc<model::Pool>>)
                 driver.apply_at = Some(Instant::now());
             }
             () = driver.discovery.changed(), if driver.apply_at.is_none() => {
-                // Several sources, or a rolling update, change things one after the other.
-                driver.apply_at = Some(Instant::now() + DEBOUNCE);
+                // Several sources, or a rolling update, change things one after the other; only
+                // who has nobody takes the first one at once.
+                let pause = match driver.pool.view().entries.is_empty() {
+                    true => Duration::ZERO,
+                    false => DEBOUNCE,
+                };
+                driver.apply_at = Some(Instant::now() + pause);
             }
             Some(done) = driver.probes.join_next() => driver.done(done),
             () = poll_fn(|cx| driver.pool.poll_hurried(cx)) => {}
@@ -224,5 +249,6 @@ const PROBES_IN_FLIGHT: usize = 64;
 /// A streamer may answer on connections that it has and yet refuse new ones, so a connection for
 /// `GET /health` serves for a few probes only.
 const KEEP_FOR: Duration = Duration::from_secs(1);
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 const DEBOUNCE: Duration = Duration::from_millis(200);
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);

@@ -3,9 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    panic::AssertUnwindSafe,
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
@@ -47,8 +49,11 @@ impl Lookup {
     pub(super) async fn run(mut self, board: Board) {
         let mut retry = RETRY_FIRST;
         loop {
-            let answer = match tokio::time::timeout(ROUND_TIMEOUT, self.ask()).await {
-                Ok(answer) => answer,
+            // A defect that an odd answer brings to light must not end the look-ups for good.
+            let asked = AssertUnwindSafe(self.ask()).catch_unwind();
+            let answer = match tokio::time::timeout(ROUND_TIMEOUT, asked).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_panic)) => Err(SourceError::Defect),
                 Err(_) => Err(SourceError::Timeout),
             };
             let pause = match &answer {

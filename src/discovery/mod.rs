@@ -76,6 +76,8 @@ pub enum SourceError {
     BadName,
     #[error("the system's resolver configuration cannot be read (set `resolvers`)")]
     NoResolver,
+    #[error("the answer brings a defect of the gateway to light (report it)")]
+    Defect,
 }
 
 /// One place to learn from. Other kinds (Kubernetes, the message bus) are further variants.

@@ -10,7 +10,8 @@ use crate::base::id::{PoolName, StreamerAddr, StreamerId};
 
 use super::{
     Pool, Settings,
-    health::{Fault, Health, Machine, Outcome, Ramp, Transition},
+    health::{Fault, Health, Outcome, Ramp},
+    machine::{Machine, Transition},
     meters::{self, PoolMeters, StreamerMeters},
     pick::SplitMix,
     probing::{Pace, Probe, Schedule},

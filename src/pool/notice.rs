@@ -3,7 +3,8 @@
 use crate::base::id::PoolName;
 
 use super::{
-    health::{Back, Cause, Health, ProbeKind, Transition},
+    health::{Back, Cause, Health, ProbeKind},
+    machine::Transition,
     streamer::Streamer,
 };
 
@@ -24,15 +25,15 @@ pub(super) fn transition(
         ),
         Health::Degraded { cause, .. } => tracing::warn!(
             %pool, streamer = %id, %addr, %cause, sessions,
-            "streamer {id} fails clients but stays in rotation, because taking it out would \
-             leave too few (max_ejected); look at its log"
+            "streamer {id} fails clients ({cause}) but stays in rotation, because taking it out \
+             would leave too few (max_ejected); look at its log"
         ),
         Health::Down { cause, back, .. } => {
             let advice = advice(cause);
             if matches!(from, Health::Unknown { .. }) {
                 tracing::warn!(
                     %pool, streamer = %id, %addr, %cause, in_rotation = left,
-                    "streamer {id} is not usable yet; {advice}; it is used as soon as it answers \
+                    "streamer {id} is not usable yet ({cause}); {advice}; it is used as soon as it answers \
                      a DDP probe"
                 );
                 return;
@@ -44,13 +45,13 @@ pub(super) fn transition(
             if left == 0 {
                 tracing::error!(
                     %pool, streamer = %id, %addr, %cause, sessions, in_rotation = left,
-                    "streamer {id} is out of rotation and was the last one: new clients of this \
-                     pool wait; {advice}; it returns {returns}"
+                    "streamer {id} is out of rotation ({cause}) and was the last one: new clients \
+                     of this pool wait; {advice}; it returns {returns}"
                 );
             } else {
                 tracing::warn!(
                     %pool, streamer = %id, %addr, %cause, sessions, in_rotation = left,
-                    "streamer {id} is out of rotation; {advice}; it returns {returns}"
+                    "streamer {id} is out of rotation ({cause}); {advice}; it returns {returns}"
                 );
             }
         }

@@ -35,6 +35,8 @@ struct Shared {
 #[derive(Clone, Default)]
 pub(crate) struct Zone {
     records: Vec<(String, RData)>,
+    /// Names for which the server fails.
+    broken: Vec<String>,
     ttl_seconds: u32,
 }
 
@@ -55,6 +57,7 @@ impl Zone {
     pub(crate) fn with_ttl(ttl_seconds: u32) -> Self {
         Self {
             records: Vec::new(),
+            broken: Vec::new(),
             ttl_seconds,
         }
     }
@@ -72,6 +75,11 @@ impl Zone {
         let target = Name::from_ascii(target).expect("a valid name");
         let data = RData::SRV(SRV::new(0, 0, port, target));
         self.records.push((name.to_owned(), data));
+        self
+    }
+
+    pub(crate) fn broken(mut self, name: &str) -> Self {
+        self.broken.push(name.to_owned());
         self
     }
 }
@@ -157,10 +165,17 @@ impl Shared {
         };
         if mood == Mood::Normal {
             let asked = query.queries.first()?;
+            let is = |name: &str| {
+                let name = Name::from_ascii(name).expect("a valid name");
+                name.eq_ignore_root(asked.name())
+            };
+            if zone.broken.iter().any(|name| is(name)) {
+                answer.metadata.response_code = ResponseCode::ServFail;
+                return answer.to_vec().ok();
+            }
             let mut known = false;
             for (name, data) in &zone.records {
-                let name = Name::from_ascii(name).expect("a valid name");
-                if !name.eq_ignore_root(asked.name()) {
+                if !is(name) {
                     continue;
                 }
                 known = true;

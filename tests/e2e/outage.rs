@@ -161,7 +161,7 @@ async fn clients_wait_through_an_outage_of_all_streamers() {
     }
     let clients = support::soon("all served", clients).await.unwrap();
     let took = back.elapsed();
-    assert!(took < Duration::from_millis(1_500), "{took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
     assert_eq!(clients.len(), 100);
     assert_eq!(waiting().await, 0.0);
     let sessions = deployment.metrics().await.sum("streamer_sessions", &[]);
