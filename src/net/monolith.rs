@@ -21,7 +21,12 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use metrics::{Counter, Gauge};
-use tokio::{net::TcpStream, sync::Notify, task::AbortHandle, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    task::AbortHandle,
+    time::timeout,
+};
 
 use crate::{
     config::model::{Http, Server},
@@ -45,6 +50,8 @@ pub struct Origin {
     /// The newest last; it is used first, so that the others can expire.
     idle: Mutex<Vec<Idle>>,
     in_flight: AtomicUsize,
+    /// Places for connections.
+    places: Arc<Semaphore>,
     up: AtomicBool,
     alarm: Arc<Notify>,
     meters: Meters,
@@ -72,6 +79,7 @@ pub struct Terms {
     pub head_limit: usize,
     pub keep_alive: Duration,
     pub keep_alive_connections: usize,
+    probe: bool,
 }
 
 /// A body on its way to the monolith.
@@ -103,6 +111,8 @@ struct Channel {
     /// Whether dropping it ends the connection at once. hyper would first wait until the server has
     /// taken what was sent to it, which one that hangs never does.
     cuts: bool,
+    /// `None` for probes, which must get through when nothing else does.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// A request got no response.
@@ -123,6 +133,8 @@ pub enum Fault {
     Unreachable,
     #[error("the monolith server did not accept a connection in time")]
     ConnectTimeout,
+    #[error("too many connections to the monolith server are open")]
+    Busy,
     #[error("the monolith server closed the connection without an answer")]
     Closed,
     #[error("the body of the request ended with an error")]
@@ -211,6 +223,7 @@ impl Origin {
             host,
             idle: Mutex::default(),
             in_flight: AtomicUsize::new(0),
+            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             up: AtomicBool::new(true),
             alarm: Arc::new(Notify::new()),
             meters,
@@ -306,6 +319,13 @@ impl Origin {
     }
 
     async fn dial(&self, terms: &Terms) -> Result<Channel, Fault> {
+        let place = if terms.probe {
+            None
+        } else {
+            let place = timeout(terms.connect_timeout, self.places.clone().acquire_owned());
+            // The semaphore is never closed.
+            Some(place.await.ok().and_then(Result::ok).ok_or(Fault::Busy)?)
+        };
         let host = self
             .server
             .host
@@ -344,6 +364,7 @@ impl Origin {
             sender,
             task,
             cuts: false,
+            _place: place,
         })
     }
 }
@@ -441,8 +462,8 @@ impl Lease {
             }
             Fault::Closed => meters.reset.increment(1),
             Fault::HeadTooLarge | Fault::Protocol => meters.protocol.increment(1),
-            // The client's fault: says nothing about the server.
-            Fault::Body => return,
+            // Says nothing about the server.
+            Fault::Body | Fault::Busy => return,
         }
         self.0.alarm.notify_one();
     }
@@ -518,6 +539,7 @@ impl Fault {
             Self::Unresolved => "its name cannot be resolved",
             Self::Unreachable => "it cannot be reached",
             Self::ConnectTimeout => "it did not accept a connection in time",
+            Self::Busy => "too many connections to it are open",
             Self::Closed => "it closed a connection without an answer",
             Self::Body => "a request's body broke",
             Self::HeadTooLarge => "its response head is too large",
@@ -533,6 +555,7 @@ impl From<&Http> for Terms {
             head_limit: http.response_header_limit,
             keep_alive: http.keep_alive,
             keep_alive_connections: http.keep_alive_connections,
+            probe: false,
         }
     }
 }
@@ -597,6 +620,7 @@ const PROBE_TERMS: Terms = Terms {
     head_limit: 64 * 1024,
     keep_alive: Duration::from_secs(5),
     keep_alive_connections: 64,
+    probe: true,
 };
 /// Of a probe's answer no more is read.
 const PROBE_BODY: usize = 64 * 1024;
@@ -604,5 +628,7 @@ const PROBE_BODY: usize = 64 * 1024;
 const SETTLE: Duration = Duration::from_secs(5);
 /// Most that hyper buffers of a response; the head must fit.
 const READ_BUFFER: usize = 128 * 1024;
+/// Connections to one server, whatever clients ask for.
+const MAX_CONNECTIONS: usize = 4096;
 /// Header lines of one response.
 const MAX_HEADERS: usize = 256;

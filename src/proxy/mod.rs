@@ -115,6 +115,9 @@ impl Gateway {
             Destination::Monolith { monolith } => {
                 let monolith = &snapshot.monoliths[monolith];
                 let upgrade = tunnel::is_wanted(&parts, &body);
+                if parts.method == Method::CONNECT && !upgrade {
+                    return Err(Refusal::BadUpgrade);
+                }
                 let informs = self.activity.informs(parts.version).await;
                 http::rewrite(&mut parts, client, &target, upgrade);
                 if upgrade {

@@ -249,7 +249,7 @@ impl From<UpgradeError> for Refusal {
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Unresolved | Fault::Unreachable => Self::Unreachable,
+            Fault::Unresolved | Fault::Unreachable | Fault::Busy => Self::Unreachable,
             Fault::ConnectTimeout => Self::Silent,
             Fault::Closed | Fault::Protocol => Self::BadGateway,
             Fault::HeadTooLarge => Self::HeadTooLarge,

@@ -10,11 +10,13 @@ use std::{
 };
 
 use ::http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use hyper::{
     body::{Body as _, Incoming},
+    ext::Protocol,
     upgrade::OnUpgrade,
 };
 use hyper_util::rt::TokioIo;
@@ -39,6 +41,7 @@ use crate::{
         stream::Downstream,
     },
     telemetry::meters::Counted,
+    ws::handshake,
 };
 
 /// Whether the request asks for another protocol that may be tunnelled.
@@ -46,11 +49,19 @@ use crate::{
 /// HTTP/2 in clear text (`h2c`) is not: its requests would reach the monolith unseen. Such a request
 /// is served as if it had not asked, which RFC 9110 section 7.8 allows.
 pub(super) fn is_wanted(parts: &Parts, body: &Incoming) -> bool {
+    if parts.method == Method::CONNECT {
+        return is_websocket(parts.extensions.get());
+    }
     parts.version == Version::HTTP_11
         && parts.headers.contains_key(header::UPGRADE)
         && hop::has_token(&parts.headers, header::CONNECTION, "upgrade")
         && !hop::has_token(&parts.headers, header::UPGRADE, "h2c")
         && body.is_end_stream()
+}
+
+/// The one protocol that may be asked for with an extended CONNECT (RFC 8441).
+fn is_websocket(protocol: Option<&Protocol>) -> bool {
+    protocol.is_some_and(|protocol| protocol.as_str().eq_ignore_ascii_case("websocket"))
 }
 
 /// Asks the monolith to change the protocol; if it does, the tunnel lives in a task of its own.
@@ -64,8 +75,9 @@ pub(super) async fn open(
 ) -> Result<Response<Body>, Refusal> {
     let config = &snapshot.config;
     let downstream = hyper::upgrade::on(&mut request);
-    let asked = request.headers().get(header::UPGRADE).cloned();
     let mut request = request.map(|_| Outgoing::empty());
+    let accept = (request.method() == Method::CONNECT).then(|| as_http1(&mut request));
+    let asked = request.headers().get(header::UPGRADE).cloned();
     let lease = monolith.choose(None);
     if !request.headers().contains_key(header::HOST) {
         let host = lease.host().clone();
@@ -84,9 +96,17 @@ pub(super) async fn open(
     };
     record.served_by(server.server());
     if reply.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if accept.is_some() && reply.response.status().is_success() {
+            // Over HTTP/2 that would say that the WebSocket is open.
+            return Err(Refusal::BadGateway);
+        }
         return http::answer(reply, false, http::rules(&config.http, record), None);
     }
-    if !names_one_of(reply.response.headers(), asked.as_ref()) {
+    let headers = reply.response.headers();
+    let accepted = accept
+        .as_ref()
+        .is_none_or(|accept| headers.get(header::SEC_WEBSOCKET_ACCEPT) == Some(accept));
+    if !accepted || !names_one_of(headers, asked.as_ref()) {
         return Err(Refusal::BadGateway);
     }
     let upstream = hyper::upgrade::on(&mut reply.response);
@@ -103,8 +123,27 @@ pub(super) async fn open(
     shared.tasks.spawn(tunnel.run(downstream, upstream));
     reply.connection.upgraded();
     let (mut parts, _) = reply.response.into_parts();
-    hop::strip_but_upgrade(&mut parts.headers);
+    if accept.is_some() {
+        hop::strip(&mut parts.headers);
+        parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+        parts.status = StatusCode::OK;
+    } else {
+        hop::strip_but_upgrade(&mut parts.headers);
+    }
     Ok(Response::from_parts(parts, Body::Empty))
+}
+
+/// Makes the extended CONNECT of an HTTP/2 client the handshake of an HTTP/1.1 one; returns the
+/// `Sec-WebSocket-Accept` that the monolith has to answer.
+fn as_http1(request: &mut Request<Outgoing>) -> HeaderValue {
+    *request.method_mut() = Method::GET;
+    let key = STANDARD.encode(rand::random::<[u8; 16]>());
+    let text = |text: &str| HeaderValue::from_str(text).expect("base64 is a header value");
+    let headers = request.headers_mut();
+    headers.insert(header::SEC_WEBSOCKET_KEY, text(&key));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    text(&handshake::accept_key(&key))
 }
 
 /// One open tunnel.

@@ -5,6 +5,7 @@ mod health;
 mod http2;
 mod informational;
 mod limits;
+mod log;
 mod routing;
 mod smuggling;
 mod tunnel;

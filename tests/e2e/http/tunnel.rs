@@ -2,8 +2,20 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use ddp_gateway::proxy::shared::Phase;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use futures_util::{SinkExt, StreamExt};
+use http_body_util::Empty;
+use hyper::{Request, client::conn::http2, ext::Protocol};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::Role},
+};
 
 use super::{Origin, Served, demo, read_head, within};
 
@@ -147,6 +159,57 @@ async fn tunnels_end_with_the_gateway() {
     served.phase.send_replace(Phase::Closing);
     raw.rest().await;
     empty(&served).await;
+}
+
+#[tokio::test]
+async fn a_socket_over_http2_reaches_the_monolith() {
+    let monolith = demo().await;
+    let served = Served::start_http2(&[monolith.address()], |config| {
+        config.listeners[0].http2_websocket = true;
+    })
+    .await;
+    let stream = TcpStream::connect(served.address).await.unwrap();
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let open = |path: &str, protocol: &'static str| {
+        Request::connect(format!("https://h{path}"))
+            .extension(Protocol::from_static(protocol))
+            .header("sec-websocket-version", "13")
+            .body(Empty::<Bytes>::new())
+            .unwrap()
+    };
+    // The settings that allow it have to arrive first.
+    within(sender.ready()).await.unwrap();
+    let plain = Request::get("https://h/demo/whoami")
+        .body(Empty::new())
+        .unwrap();
+    within(sender.send_request(plain)).await.unwrap();
+
+    let response = within(sender.send_request(open("/other-ws", "websocket")))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    let upgraded = within(hyper::upgrade::on(response)).await.unwrap();
+    let mut socket =
+        WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await;
+    within(socket.send(Message::text("through h2")))
+        .await
+        .unwrap();
+    let echo = within(socket.next()).await.unwrap().unwrap();
+    assert_eq!(echo.into_text().unwrap().as_str(), "through h2");
+
+    // A page is no socket, and another protocol is none either.
+    let response = within(sender.send_request(open("/demo/whoami", "websocket")))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 502);
+    let response = within(sender.send_request(open("/x", "connect-udp")))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 400);
 }
 
 async fn empty(served: &Served) {
