@@ -56,6 +56,25 @@
 //! - [`control`], [`admin`]: the process and the pages that show and steer it.
 //! - [`demo`]: streamers and a monolith with the real ones' quirks, in this process.
 //!
+//! # The life of a request
+//!
+//! 1. [`net::wire::Wire`] stands between the socket and hyper. It refuses requests with two lengths
+//!    before hyper reads them, times the heads, and sends informational responses.
+//! 2. [`proxy::target::Target`] reads the target once, in every way that a reader behind us might; if
+//!    these do not lead to one destination, the answer is 400.
+//! 3. [`proxy::route::RouteTable`] names the destination. SockJS pages are answered here, sockets go
+//!    the way below, the rest is forwarded or, when it asks for another protocol, tunnelled.
+//! 4. [`net::monolith`] chooses the server with the fewest requests in flight among those that answer
+//!    their probes. A second one is tried if nothing was sent, or if the request is idempotent and
+//!    has no body.
+//! 5. Bodies stream both ways. Each direction has a pace: only time spent waiting for the sender
+//!    counts against it. A client that stops taking its answer loses the connection, over HTTP/2 the
+//!    stream. An answer that is cut ends in a reset.
+//! 6. What was decided and moved is written down when the last byte is out: one line, one histogram.
+//!
+//! `103 Early Hints` and other informational responses of the monolith reach clients of HTTP/1.1
+//! only: hyper's HTTP/2 server has no way to send one.
+//!
 //! # The life of a socket
 //!
 //! 1. `proxy::upgrade` checks the handshake and answers 101 (SockJS: and `o`) at once, whatever the

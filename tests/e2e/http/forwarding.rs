@@ -161,6 +161,26 @@ async fn a_cut_body_does_not_look_complete() {
 }
 
 #[tokio::test]
+async fn a_cut_body_does_not_look_complete_to_who_reads_to_the_end() {
+    let monolith = demo().await;
+    let served = Served::start(&[monolith.address()]).await;
+    // HTTP/1.0 has no chunks: the end of the connection is the end of the body.
+    let answer = served
+        .ask("GET /cut?bytes=3000000&chunked HTTP/1.0\r\nHost: h\r\n\r\n")
+        .await;
+    assert!(
+        answer.reset,
+        "an orderly end after {} bytes",
+        answer.bytes.len()
+    );
+    let answer = served
+        .ask("GET /trailers HTTP/1.0\r\nHost: h\r\n\r\n")
+        .await;
+    assert!(!answer.reset);
+    assert_eq!(answer.body(), "with trailers\n");
+}
+
+#[tokio::test]
 async fn answers_without_a_body_have_none() {
     let monolith = demo().await;
     let served = Served::start(&[monolith.address()]).await;

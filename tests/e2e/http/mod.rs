@@ -153,6 +153,12 @@ impl Raw {
         within(self.0.write_all(bytes.as_ref())).await.unwrap();
     }
 
+    /// Sends no more.
+    async fn finish(&mut self) {
+        // The other side may have ended the connection already.
+        let _ = self.0.shutdown().await;
+    }
+
     /// Everything until the connection ends.
     async fn rest(mut self) -> Answer {
         let mut bytes = Vec::new();

@@ -1,5 +1,7 @@
 //! Shapes that two readers cut differently (RFC 9112 sections 6 and 11), sent as raw bytes.
 
+use std::time::Duration;
+
 use super::{Served, demo};
 
 /// Refused, closed, and not a byte of it reaches the monolith.
@@ -143,4 +145,62 @@ async fn broken_chunks() {
             assert_eq!(answer.status(), 400, "{chunks:?}");
         }
     }
+}
+
+/// Requests with random faults in them: whatever the gateway makes of each, it goes on serving, and
+/// the monolith never gets what the gateway did not understand.
+#[tokio::test]
+async fn mutated_requests_disturb_nobody() {
+    let monolith = demo().await;
+    let served = Served::start_with(&[monolith.address()], |config| {
+        config.http.header_timeout = Duration::from_millis(100);
+        config.http.idle_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let seeds: [&[u8]; 4] = [
+        b"POST /upload HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\n\r\n5\r\nhello\r\n0\r\nx: y\r\n\r\n",
+        b"POST /upload HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello",
+        b"GET /sockjs/000/abc/websocket HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        b"GET http://h/a/../b?x HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.2.3.4\r\nForwarded: for=\"[::1]\"\r\nCookie: a=b; c\r\n\r\n",
+    ];
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut draw = move |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % below as u64).unwrap()
+    };
+    let mut asked = tokio::task::JoinSet::new();
+    for n in 0..400 {
+        let mut bytes = seeds[n % seeds.len()].to_vec();
+        for _ in 0..=draw(4) {
+            let at = draw(bytes.len());
+            match draw(4) {
+                0 => bytes[at] = u8::try_from(draw(256)).unwrap(),
+                1 => drop(bytes.remove(at)),
+                2 => bytes.insert(at, b"\r\n\0 :,;\t%/"[draw(10)]),
+                _ => {
+                    let piece = bytes[at..(at + 12).min(bytes.len())].to_vec();
+                    bytes.splice(at..at, piece);
+                }
+            }
+        }
+        let mut raw = served.connect().await;
+        raw.send(&bytes).await;
+        asked.spawn(async move {
+            // A request that is whole gets its answer; the others end by a time limit.
+            raw.finish().await;
+            raw.rest().await
+        });
+        if asked.len() >= 32 {
+            asked.join_next().await.unwrap().unwrap();
+        }
+    }
+    while let Some(answer) = asked.join_next().await {
+        answer.unwrap();
+    }
+    let answer = served
+        .ask("GET /demo/whoami HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        .await;
+    assert_eq!(answer.status(), 200);
 }
