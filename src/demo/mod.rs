@@ -1,10 +1,13 @@
 //! An embedded deployment to try the gateway with: simulated streamers, a simulated monolith with
 //! a small chat on its page, and the gateway in front of them, all in one process.
 
+mod answers;
 mod body;
 pub mod deployment;
 mod dialogue;
+mod door;
 mod echo_socket;
+mod endpoint;
 pub mod front;
 mod hub;
 mod methods;

@@ -5,25 +5,28 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::BodyExt;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
-    task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{body::Body, echo_socket, page, port::Port};
+use super::{
+    answers::{binary, echo, json_body, large_head, not_found, query, text, trailers, upload},
+    body::Body,
+    door::Door,
+    echo_socket, page,
+};
 
 /// Connections served at the same time.
 const MAX_CONNECTIONS: usize = 20_000;
@@ -87,16 +90,8 @@ pub enum MonolithMode {
 /// and with a switchboard `/demo/streamers` and POST `/demo/streamers/<n>/stop` or `start`.
 #[derive(Debug)]
 pub struct Monolith {
-    port: Port,
+    door: Door,
     shared: Arc<Shared>,
-    running: tokio::sync::Mutex<Option<Running>>,
-    connections: Mutex<CancellationToken>,
-}
-
-#[derive(Debug)]
-struct Running {
-    stop: CancellationToken,
-    task: JoinHandle<()>,
 }
 
 #[derive(Debug)]
@@ -112,7 +107,7 @@ impl Monolith {
     /// Binds the port and serves until dropped.
     pub async fn start(options: MonolithOptions) -> io::Result<Self> {
         let monolith = Self {
-            port: Port::bind(options.address)?,
+            door: Door::bind(options.address)?,
             shared: Arc::new(Shared {
                 options,
                 mode: watch::Sender::new(MonolithMode::Normal),
@@ -120,15 +115,13 @@ impl Monolith {
                 requests: AtomicU64::new(0),
                 connections: AtomicU64::new(0),
             }),
-            running: tokio::sync::Mutex::new(None),
-            connections: Mutex::new(CancellationToken::new()),
         };
         monolith.start_again().await?;
         Ok(monolith)
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.port.address()
+        self.door.address()
     }
 
     /// Requests seen so far.
@@ -143,8 +136,8 @@ impl Monolith {
 
     /// Closes the listener and cuts every connection.
     pub async fn stop(&self) {
-        self.close_listener().await;
-        self.token().cancel();
+        self.door.close().await;
+        self.door.cut();
     }
 
     /// Listens again on the same port, in [`MonolithMode::Normal`].
@@ -156,56 +149,13 @@ impl Monolith {
     pub async fn set_mode(&self, mode: MonolithMode) -> io::Result<()> {
         self.shared.mode.send_replace(mode);
         if mode == MonolithMode::Refuse {
-            self.close_listener().await;
+            self.door.close().await;
             return Ok(());
         }
-        let mut running = self.running.lock().await;
-        if running.is_none() {
-            *running = Some(self.listen()?);
-        }
-        Ok(())
-    }
-
-    fn listen(&self) -> io::Result<Running> {
-        let listener = self.port.listen()?;
-        let mut connections = self.token();
-        if connections.is_cancelled() {
-            *connections = CancellationToken::new();
-        }
-        let stop = CancellationToken::new();
-        let accept = self.shared.clone().accept(listener, connections.clone());
-        let stopped = stop.clone();
-        let task = tokio::spawn(async move {
-            tokio::select! {
-                () = stopped.cancelled() => {}
-                () = accept => {}
-            }
-        });
-        Ok(Running { stop, task })
-    }
-
-    async fn close_listener(&self) {
-        if let Some(running) = self.running.lock().await.take() {
-            running.stop.cancel();
-            // Only then is the listening socket closed.
-            let _ = running.task.await;
-        }
-    }
-
-    fn token(&self) -> std::sync::MutexGuard<'_, CancellationToken> {
-        // A token is replaced in one step, so a poisoned one is still whole.
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Monolith {
-    fn drop(&mut self) {
-        if let Some(running) = self.running.get_mut() {
-            running.stop.cancel();
-        }
-        self.token().cancel();
+        let shared = self.shared.clone();
+        self.door
+            .open(|listener, connections| shared.accept(listener, connections))
+            .await
     }
 }
 
@@ -358,114 +308,4 @@ impl Shared {
         }
         json_body(&switchboard.streamers())
     }
-}
-
-/// What arrived: method, target, headers in their order, size and hash of the body.
-async fn echo(request: Request<Incoming>) -> Response<Body> {
-    let headers: Vec<Value> = request
-        .headers()
-        .iter()
-        .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
-        .collect();
-    let mut answer = json!({
-        "method": request.method().as_str(),
-        "target": request.uri().to_string(),
-        "version": format!("{:?}", request.version()),
-        "headers": headers,
-    });
-    match digest(request.into_body()).await {
-        Ok(body) => answer["body"] = body,
-        Err(error) => answer["error"] = json!(error.to_string()),
-    }
-    json_body(&answer)
-}
-
-async fn upload(request: Request<Incoming>) -> Response<Body> {
-    match digest(request.into_body()).await {
-        Ok(body) => json_body(&body),
-        Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
-    }
-}
-
-/// Reads a body to its end: bytes, BLAKE3 hash, trailers. Keeps nothing of it.
-async fn digest(mut body: Incoming) -> Result<Value, hyper::Error> {
-    let mut hash = blake3::Hasher::new();
-    let mut bytes = 0u64;
-    let mut trailers = Vec::new();
-    while let Some(frame) = body.frame().await {
-        match frame?.into_data() {
-            Ok(data) => {
-                hash.update(&data);
-                bytes += data.len() as u64;
-            }
-            Err(frame) => {
-                let fields = frame.into_trailers().unwrap_or_default();
-                trailers.extend(fields.iter().map(|(name, value)| {
-                    json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())])
-                }));
-            }
-        }
-    }
-    let hash = hash.finalize().to_hex();
-    Ok(json!({ "bytes": bytes, "blake3": hash.as_str(), "trailers": trailers }))
-}
-
-fn trailers() -> Response<Body> {
-    let mut fields = HeaderMap::new();
-    fields.insert("grpc-status", HeaderValue::from_static("0"));
-    fields.insert("x-checksum", HeaderValue::from_static("abc"));
-    let mut response = Response::new(Body::with_trailers("with trailers\n", fields));
-    let names = HeaderValue::from_static("grpc-status, x-checksum");
-    response.headers_mut().insert(header::TRAILER, names);
-    response
-}
-
-fn large_head(bytes: u64) -> Response<Body> {
-    let mut response = text(StatusCode::OK, "a large head\n");
-    let value = HeaderValue::from_static(
-        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef012345678",
-    );
-    for n in 0..bytes / 100 {
-        if let Ok(name) = HeaderName::try_from(format!("x-f{n:05}")) {
-            response.headers_mut().insert(name, value.clone());
-        }
-    }
-    response
-}
-
-fn query<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
-    query?.split('&').find_map(|pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (key == name).then_some(value)
-    })
-}
-
-fn binary(body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    let kind = HeaderValue::from_static("application/octet-stream");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
-}
-
-fn json_body(value: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::full(value.to_string()));
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-fn text(status: StatusCode, body: impl Into<bytes::Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::full(body));
-    *response.status_mut() = status;
-    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
-}
-
-fn not_found() -> Response<Body> {
-    text(StatusCode::NOT_FOUND, "There is nothing here.\n")
 }

@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     dialogue::{Dialogue, Effects, Framing},
+    endpoint::Traffic,
     hub::Frame,
-    streamer::{Mode, Traffic},
+    streamer::Mode,
 };
 
 /// The first timer is a thousand times shorter than meant; clients see its ping before `connected`.
