@@ -50,6 +50,7 @@ pub fn drain(target: DrainTarget, out: &mut impl Write) -> Result<(), DrainError
         None => "/drain".to_owned(),
     };
     let mut progress = ask(admin, "POST", &path)?;
+    let mut unheard = 0;
     loop {
         // A pipe that nobody reads is no reason to leave the gateway alone.
         let _ = writeln!(out, "{}", describe(&progress));
@@ -58,7 +59,17 @@ pub fn drain(target: DrainTarget, out: &mut impl Write) -> Result<(), DrainError
         }
         std::thread::sleep(PERIOD);
         progress = match ask(admin, "GET", "/drain") {
-            Ok(progress) => progress,
+            Ok(progress) => {
+                unheard = 0;
+                progress
+            }
+            // Busy, not gone: the end of its listener shows as a refused connection.
+            Err(DrainError::Unreachable { source, .. })
+                if is_timeout(&source) && unheard < PATIENCE =>
+            {
+                unheard += 1;
+                continue;
+            }
             Err(DrainError::Unreachable { .. }) => {
                 let _ = writeln!(out, "the gateway has ended");
                 return Ok(());
@@ -66,6 +77,13 @@ pub fn drain(target: DrainTarget, out: &mut impl Write) -> Result<(), DrainError
             Err(error) => return Err(error),
         };
     }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
+    )
 }
 
 fn describe(progress: &Progress) -> String {
@@ -117,6 +135,9 @@ fn reachable(admin: SocketAddr) -> SocketAddr {
     };
     SocketAddr::new(ip, admin.port())
 }
+
+/// Timeouts in a row that are taken for a busy machine.
+const PATIENCE: u32 = 10;
 
 const PERIOD: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -21,6 +21,7 @@ use crate::{
         shard::Sharded,
     },
     ddp::Framing,
+    net::gate::Stream,
 };
 
 /// All open sessions.
@@ -44,6 +45,8 @@ pub struct Entry {
     place: Mutex<Place>,
     /// What the socket came by; keeps its place among the connections.
     connection: Arc<Connection>,
+    /// Its place when it shares the connection with others (RFC 8441).
+    _stream: Option<Stream>,
 }
 
 /// Where a session is attached.
@@ -65,10 +68,12 @@ pub struct Traffic {
 }
 
 /// What a new session is registered with.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Newcomer {
     pub client: ClientAddr,
     pub connection: Arc<Connection>,
+    /// Of a socket that shares its connection with others.
+    pub stream: Option<Stream>,
     pub pool: PoolName,
     pub framing: Framing,
     pub tls: bool,
@@ -106,6 +111,7 @@ impl Registry {
         let Newcomer {
             client,
             connection,
+            stream,
             pool,
             framing,
             tls,
@@ -114,6 +120,7 @@ impl Registry {
             id,
             client,
             connection,
+            _stream: stream,
             pool,
             framing,
             tls,

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
     request::Parts,
 };
 use hyper::{
@@ -113,6 +113,13 @@ impl Visit<'_> {
         if !self.pool.accepting() {
             return self.refuse(request, response, UpgradeError::Full);
         }
+        let stream = match request.version() {
+            Version::HTTP_2 => match self.connection.guard.stream() {
+                Ok(stream) => Some(stream),
+                Err(_) => return self.refuse(request, response, UpgradeError::Full),
+            },
+            _ => None,
+        };
 
         let named = self.named_streamer(request.headers());
         let preferred = named
@@ -140,6 +147,7 @@ impl Visit<'_> {
         let newcomer = Newcomer {
             client: self.client.addr,
             connection: self.connection.clone(),
+            stream,
             pool: self.pool.name().clone(),
             framing: self.framing(),
             tls: self.client.tls,

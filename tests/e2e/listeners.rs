@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr};
 use bytes::Bytes;
 use ddp_gateway::{base::id::ListenAddr, net::listen};
 use http_body_util::Empty;
-use hyper::{Request, client::conn::http2};
+use hyper::{Request, client::conn::http2, ext::Protocol};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use socket2::SockRef;
@@ -299,4 +299,54 @@ async fn requests_of_one_http2_connection_count_like_connections() {
     .await;
     let refusals = deployment.metrics().await;
     assert!(refusals.sum("http_refusals_total", &[("reason", "crowded")]) >= 1.0);
+}
+
+#[tokio::test]
+async fn sockets_of_one_http2_connection_count_like_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let pair = Pair::write(folder.path(), "tls", &["localhost"]);
+    let listeners = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\ntls = [{}]\nhttp2_websocket = true\n",
+        pair.toml()
+    );
+    let deployment = Deployment::of(plan(&listeners, "[limits]\nmax_connections = 4\n")).await;
+    let stream = http::tls(deployment.tls(), "localhost", &["h2"])
+        .await
+        .unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let mut sockets = Vec::new();
+    for expected in [200, 200, 503] {
+        let mut request = Request::connect("https://localhost/websocket")
+            .header("sec-websocket-version", "13")
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        request
+            .extensions_mut()
+            .insert(Protocol::from_static("websocket"));
+        let answer = sender.clone().send_request(request).await.unwrap();
+        assert_eq!(answer.status(), expected);
+        if expected == 200 {
+            sockets.push(hyper::upgrade::on(answer).await.unwrap());
+        }
+        deployment.sessions(sockets.len()).await;
+        // The request's own place is given back.
+        until("the request to be over", async || {
+            deployment
+                .metrics()
+                .await
+                .sum("http_requests_in_flight", &[])
+                == 0.0
+        })
+        .await;
+    }
+    drop(sockets);
+    connection.abort();
+    until("room again", async || {
+        http::get(deployment.plain(), "/health").await.status == 200
+    })
+    .await;
 }
