@@ -34,7 +34,7 @@
 //!   arguments. So what decides can be tested with a clock that the test turns.
 //! - `ws`, `ddp`, `sockjs` and `headers` do not know each other. `session` does not know `pool`; they
 //!   meet in `proxy`. `config` knows nobody but `base`.
-//! - rustls is named in `net` only, hyper in `proxy`, `admin`, `demo` and two files of `net`.
+//! - rustls is named in `net` only, hyper in `proxy`, `admin`, `demo` and three files of `net`.
 //! - No metric is looked up by name outside of start-up: names stand in `telemetry/names.rs`, the
 //!   components hold handles.
 //!

@@ -78,7 +78,14 @@ const CONFINED: &[Confined] = &[
     },
     Confined {
         names: &["hyper", "hyper_util"],
-        places: &["net/monolith.rs", "net/stream.rs", "proxy", "admin", "demo"],
+        places: &[
+            "net/monolith.rs",
+            "net/origin.rs",
+            "net/stream.rs",
+            "proxy",
+            "admin",
+            "demo",
+        ],
         why: "only those who serve or send HTTP name hyper",
     },
     Confined {

@@ -4,6 +4,7 @@ pub mod dial;
 pub mod gate;
 pub mod listen;
 pub mod monolith;
+mod origin;
 pub mod probe;
 pub mod proxy_protocol;
 pub mod stream;

@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::monolith::Origin;
+use super::{monolith, origin::Origin};
 
 /// Probes until the server is dropped by the last configuration that names it.
 ///
@@ -32,7 +32,7 @@ pub(super) async fn watch(origin: Weak<Origin>, alarm: Arc<Notify>) {
             started += 1;
             let number = started;
             probes.spawn(async move {
-                let result = timeout(TIMEOUT, server.probe())
+                let result = timeout(TIMEOUT, monolith::probe(&server))
                     .await
                     .unwrap_or(Err("it does not answer"));
                 (number, result)

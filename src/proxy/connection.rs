@@ -67,7 +67,11 @@ pub async fn serve(shared: Arc<Shared>, accepted: Accepted) {
         looked: (Instant::now(), activity.taken.look()),
     };
     let ended = if http2 {
-        let connection = version2(http, websocket, pull).serve_connection(io, gateway);
+        let streams = Streams {
+            pull,
+            slow_readers: snapshot.meters.slow_readers.clone(),
+        };
+        let connection = version2(http, websocket, streams).serve_connection(io, gateway);
         watch
             .over(connection, http2::Connection::graceful_shutdown)
             .await
@@ -297,8 +301,8 @@ fn version1(http: &Http) -> http1::Builder {
     builder
 }
 
-fn version2(http: &Http, websocket: bool, pull: Pull) -> http2::Builder<Streams> {
-    let mut builder = http2::Builder::new(Streams(pull));
+fn version2(http: &Http, websocket: bool, streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(http.http2_streams)
@@ -327,11 +331,13 @@ fn note(ended: &Ended, snapshot: &Snapshot, activity: &Activity, peer: PeerAddr)
             return;
         }
         Ended::SlowHead => {
+            snapshot.meters.slow_heads.increment(1);
             count_failure("slow_head");
             tracing::info!(%peer, "connection closed: no whole request head came in time");
             return;
         }
         Ended::SlowReader => {
+            snapshot.meters.slow_readers.increment(1);
             count_failure("slow_reader");
             tracing::info!(%peer, "connection closed: the client did not take its answer");
             return;

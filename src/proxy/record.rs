@@ -30,6 +30,9 @@ pub(super) struct Meters {
     refusals: [Counter; Refusal::LABELS.len()],
     /// Requests that hyper refused before they became one.
     pub(super) malformed: Counter,
+    /// Connections ended because a head did not end, or an answer was not taken.
+    pub(super) slow_heads: Counter,
+    pub(super) slow_readers: Counter,
     pub(super) retries: Counter,
     pub(super) tunnels: Gauge,
     pub(super) tunnels_opened: Counter,
@@ -80,6 +83,8 @@ impl Meters {
             response_bytes: names::RESPONSE_BYTES.counter(&[]),
             refusals: Refusal::LABELS.map(|label| names::REFUSALS.counter(&[label])),
             malformed: names::REFUSALS.counter(&["malformed"]),
+            slow_heads: names::REFUSALS.counter(&["slow_head"]),
+            slow_readers: names::REFUSALS.counter(&["slow_reader"]),
             retries: names::MONOLITH_RETRIES.counter(&[]),
             tunnels: names::TUNNELS.gauge(&[]),
             tunnels_opened: names::TUNNELS_OPENED.counter(&[]),

@@ -42,8 +42,6 @@ pub enum Refusal {
     SlowBody,
     /// The body broke off; nobody is left to read the answer.
     ClientGone,
-    /// The client does not take what it asked for.
-    SlowReader,
     /// The gateway is about to end.
     ShuttingDown,
     /// No server of the monolith can be reached.
@@ -59,7 +57,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub(super) const LABELS: [&'static str; 20] = [
+    pub(super) const LABELS: [&'static str; 19] = [
         "bad_target",
         "bad_framing",
         "unknown_coding",
@@ -72,7 +70,6 @@ impl Refusal {
         "too_large",
         "slow_body",
         "client_gone",
-        "slow_reader",
         "shutting_down",
         "unreachable",
         "bad_gateway",
@@ -96,14 +93,13 @@ impl Refusal {
             Self::TooLarge => 9,
             Self::SlowBody => 10,
             Self::ClientGone => 11,
-            Self::SlowReader => 12,
-            Self::ShuttingDown => 13,
-            Self::Unreachable => 14,
-            Self::BadGateway => 15,
-            Self::HeadTooLarge => 16,
-            Self::Silent => 17,
-            Self::Deadline => 18,
-            Self::Crowded => 19,
+            Self::ShuttingDown => 12,
+            Self::Unreachable => 13,
+            Self::BadGateway => 14,
+            Self::HeadTooLarge => 15,
+            Self::Silent => 16,
+            Self::Deadline => 17,
+            Self::Crowded => 18,
         }
     }
 
@@ -123,7 +119,7 @@ impl Refusal {
             Self::UnknownExpectation => StatusCode::EXPECTATION_FAILED,
             Self::MethodRefused | Self::NotGet => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::SlowBody | Self::SlowReader => StatusCode::REQUEST_TIMEOUT,
+            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::ShuttingDown | Self::Unreachable | Self::NoRoom | Self::Crowded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -144,7 +140,6 @@ impl Refusal {
                 | Self::TooLarge
                 | Self::SlowBody
                 | Self::ClientGone
-                | Self::SlowReader
                 | Self::ShuttingDown
         )
     }
@@ -174,7 +169,6 @@ impl Refusal {
             Self::TooLarge => "The request is larger than this server accepts.",
             Self::SlowBody => "The request did not arrive in time.",
             Self::ClientGone => "The request broke off.",
-            Self::SlowReader => "The answer was not taken in time.",
             Self::ShuttingDown => "The server is restarting. Please try again in a moment.",
             Self::Unreachable => {
                 "The server is not available right now. Please try again in a moment."
@@ -322,7 +316,7 @@ mod tests {
     use super::Refusal;
     use crate::proxy::{body::Body, target::TargetError};
 
-    const ALL: [Refusal; 19] = [
+    const ALL: [Refusal; 18] = [
         Refusal::BadTarget(TargetError::Ambiguous),
         Refusal::BadFraming,
         Refusal::UnknownCoding,
@@ -335,7 +329,6 @@ mod tests {
         Refusal::TooLarge,
         Refusal::SlowBody,
         Refusal::ClientGone,
-        Refusal::SlowReader,
         Refusal::ShuttingDown,
         Refusal::Unreachable,
         Refusal::BadGateway,

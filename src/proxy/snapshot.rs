@@ -92,7 +92,6 @@ impl Snapshot {
     }
 }
 
-/// Where the iframe page finds the SockJS client. Rocket.Chat bundles the client with its page and
-/// never loads the iframe; the path is the one Meteor's own server names
-/// (`meteor/meteor:packages/ddp-server/stream_server.js`).
+/// Where the iframe page finds the SockJS client, if someone opens that page. Rocket.Chat's client
+/// never does: the transports that need it are for pages of another origin.
 const SOCKJS_SCRIPT: &str = "https://cdn.jsdelivr.net/npm/sockjs-client@1/dist/sockjs.min.js";

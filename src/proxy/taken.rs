@@ -10,6 +10,7 @@ use std::{
 };
 
 use hyper::rt::Executor;
+use metrics::Counter;
 use tokio::time::sleep;
 
 use crate::config::model::Http;
@@ -152,20 +153,25 @@ pub(super) fn of_stream() -> Option<Arc<Taken>> {
 
 /// Runs the streams of an HTTP/2 connection, each until it ends or its client stops taking from it:
 /// dropping a stream's future resets that stream and no other.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Streams(pub(super) Pull);
+#[derive(Clone, Debug)]
+pub(super) struct Streams {
+    pub(super) pull: Pull,
+    /// Counts streams whose client took nothing.
+    pub(super) slow_readers: Counter,
+}
 
 impl<F> Executor<F> for Streams
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let pull = self.0;
+        let Self { pull, slow_readers } = self.clone();
         let taken = Taken::new();
         tokio::spawn(STREAM.scope(taken.clone(), async move {
             tokio::select! {
                 () = stream => {}
                 () = taken.stalled(pull) => {
+                    slow_readers.increment(1);
                     tracing::debug!("an HTTP/2 stream was reset: its client took nothing");
                 }
             }

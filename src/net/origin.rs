@@ -1,0 +1,411 @@
+//! One server of the monolith: its connections, kept for reuse, and its health.
+
+use std::{
+    error::Error,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http_body_util::{BodyExt, Empty, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Body, Frame, SizeHint},
+    client::conn::http1::{Builder, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use metrics::{Counter, Gauge};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    task::AbortHandle,
+    time::timeout,
+};
+
+use crate::{
+    config::model::{Http, Server},
+    net::vigil,
+    telemetry::names,
+};
+
+/// One server, with its idle connections and its health. Survives a reload that still names it.
+pub(super) struct Origin {
+    server: Server,
+    label: String,
+    host: HeaderValue,
+    /// The newest last; it is used first, so that the others can expire.
+    idle: Mutex<Vec<Idle>>,
+    in_flight: AtomicUsize,
+    /// Places for connections.
+    places: Arc<Semaphore>,
+    up: AtomicBool,
+    alarm: Arc<Notify>,
+    meters: Meters,
+}
+
+struct Idle {
+    channel: Channel,
+    since: Instant,
+    keep: Duration,
+}
+
+struct Meters {
+    up: Gauge,
+    connect: Counter,
+    timeout: Counter,
+    reset: Counter,
+    protocol: Counter,
+}
+
+/// One connection to a server.
+pub(super) struct Channel {
+    pub(super) sender: SendRequest<Outgoing>,
+    task: AbortHandle,
+    /// Whether dropping it ends the connection at once. hyper would first wait until the server has
+    /// taken what was sent to it, which one that hangs never does.
+    pub(super) cuts: bool,
+    /// `None` for probes, which must get through when nothing else does.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// What the configuration says about connections to the monolith.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    pub connect_timeout: Duration,
+    /// Largest response head in bytes.
+    pub head_limit: usize,
+    pub keep_alive: Duration,
+    pub keep_alive_connections: usize,
+    pub(super) probe: bool,
+}
+
+/// A body on its way to the monolith.
+pub struct Outgoing(UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>);
+
+/// Why there is no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("the name of the monolith server cannot be resolved")]
+    Unresolved,
+    #[error("the monolith server cannot be reached")]
+    Unreachable,
+    #[error("the monolith server did not accept a connection in time")]
+    ConnectTimeout,
+    #[error("too many connections to the monolith server are open")]
+    Busy,
+    #[error("the monolith server closed the connection without an answer")]
+    Closed,
+    #[error("the body of the request ended with an error")]
+    Body,
+    #[error("the head of the response is too large")]
+    HeadTooLarge,
+    #[error("the response is no HTTP")]
+    Protocol,
+}
+
+impl Origin {
+    pub(super) fn start(server: Server) -> Arc<Self> {
+        let bracketed = server.host.contains(':') && !server.host.starts_with('[');
+        let label = if bracketed {
+            format!("[{}]:{}", server.host, server.port)
+        } else {
+            format!("{}:{}", server.host, server.port)
+        };
+        let meters = Meters {
+            up: names::MONOLITH_UP.gauge(&[&label]),
+            connect: names::MONOLITH_FAILURES.counter(&["connect"]),
+            timeout: names::MONOLITH_FAILURES.counter(&["timeout"]),
+            reset: names::MONOLITH_FAILURES.counter(&["reset"]),
+            protocol: names::MONOLITH_FAILURES.counter(&["protocol"]),
+        };
+        meters.up.set(1.0);
+        let host =
+            HeaderValue::from_str(&label).unwrap_or_else(|_| HeaderValue::from_static("monolith"));
+        let origin = Arc::new(Self {
+            server,
+            label,
+            host,
+            idle: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            up: AtomicBool::new(true),
+            alarm: Arc::new(Notify::new()),
+            meters,
+        });
+        tokio::spawn(vigil::watch(Arc::downgrade(&origin), origin.alarm.clone()));
+        origin
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Takes the server into or out of rotation; `why` is logged when that is a change.
+    pub(super) fn set_up(&self, up: bool, why: &str) {
+        if self.up.swap(up, Ordering::Relaxed) == up {
+            return;
+        }
+        self.meters.up.set(if up { 1.0 } else { 0.0 });
+        if up {
+            tracing::info!(server = self.label, "monolith server is back in rotation");
+        } else {
+            tracing::warn!(
+                server = self.label,
+                why,
+                "monolith server is out of rotation; requests go to the others, or to it if there is none"
+            );
+        }
+    }
+
+    /// Closes connections that idled for too long.
+    pub(super) fn sweep(&self, now: Instant) {
+        self.idle()
+            .retain(|entry| !entry.channel.sender.is_closed() && now < entry.since + entry.keep);
+    }
+
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// What a request that names no host is sent with.
+    pub(super) fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
+    pub(super) fn is(&self, server: &Server) -> bool {
+        self.server == *server
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn enter(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request that was given up because the server was silent.
+    pub(super) fn timed_out(&self) {
+        self.meters.timeout.increment(1);
+    }
+
+    /// Takes a failure of real traffic in.
+    pub(super) fn failed(&self, fault: Fault) {
+        match fault {
+            Fault::Unresolved | Fault::Unreachable | Fault::ConnectTimeout => {
+                self.meters.connect.increment(1);
+                self.set_up(false, fault.label());
+            }
+            Fault::Closed => self.meters.reset.increment(1),
+            Fault::HeadTooLarge | Fault::Protocol => self.meters.protocol.increment(1),
+            // Says nothing about the server.
+            Fault::Body | Fault::Busy => return,
+        }
+        self.alarm.notify_one();
+    }
+
+    pub(super) fn take_idle(&self, terms: &Terms) -> Option<Channel> {
+        let now = Instant::now();
+        loop {
+            let entry = self.idle().pop()?;
+            if entry.channel.sender.is_ready()
+                && now < entry.since + entry.keep.min(terms.keep_alive)
+            {
+                return Some(entry.channel);
+            }
+        }
+    }
+
+    pub(super) fn put_idle(&self, mut channel: Channel, terms: &Terms) {
+        channel.cuts = false;
+        let mut idle = self.idle();
+        if idle.len() < terms.keep_alive_connections {
+            idle.push(Idle {
+                channel,
+                since: Instant::now(),
+                keep: terms.keep_alive,
+            });
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn dial(&self, terms: &Terms) -> Result<Channel, Fault> {
+        let place = if terms.probe {
+            None
+        } else {
+            let place = timeout(terms.connect_timeout, self.places.clone().acquire_owned());
+            // The semaphore is never closed.
+            Some(place.await.ok().and_then(Result::ok).ok_or(Fault::Busy)?)
+        };
+        let host = self
+            .server
+            .host
+            .trim_start_matches('[')
+            .trim_end_matches(']');
+        let connect = async {
+            let mut addresses = tokio::net::lookup_host((host, self.server.port))
+                .await
+                .map_err(|_| Fault::Unresolved)?
+                .peekable();
+            if addresses.peek().is_none() {
+                return Err(Fault::Unresolved);
+            }
+            for address in addresses {
+                if let Ok(stream) = TcpStream::connect(address).await {
+                    return Ok(stream);
+                }
+            }
+            Err(Fault::Unreachable)
+        };
+        let stream = timeout(terms.connect_timeout, connect)
+            .await
+            .map_err(|_| Fault::ConnectTimeout)??;
+        // Small requests shall not wait for an acknowledgement; without the option they only do.
+        let _ = stream.set_nodelay(true);
+        let (sender, connection) = Builder::new()
+            .max_header_size(terms.head_limit)
+            .max_buf_size(terms.head_limit.max(READ_BUFFER))
+            .max_headers(MAX_HEADERS)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| Fault::Closed)?;
+        // Ends when the sender is dropped or the server closes; errors reach the sender.
+        let task = tokio::spawn(connection.with_upgrades()).abort_handle();
+        Ok(Channel {
+            sender,
+            task,
+            cuts: false,
+            _place: place,
+        })
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.meters.up.set(0.0);
+        // The watching task sleeps otherwise until its next look.
+        self.alarm.notify_one();
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        if self.cuts {
+            self.task.abort();
+        }
+    }
+}
+
+impl Fault {
+    pub(super) fn of(error: &hyper::Error) -> Self {
+        if error.is_parse_too_large() {
+            Self::HeadTooLarge
+        } else if error.is_parse() {
+            Self::Protocol
+        } else if error.is_user() {
+            Self::Body
+        } else {
+            Self::Closed
+        }
+    }
+
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Unresolved => "its name cannot be resolved",
+            Self::Unreachable => "it cannot be reached",
+            Self::ConnectTimeout => "it did not accept a connection in time",
+            Self::Busy => "too many connections to it are open",
+            Self::Closed => "it closed a connection without an answer",
+            Self::Body => "a request's body broke",
+            Self::HeadTooLarge => "its response head is too large",
+            Self::Protocol => "it does not answer in HTTP",
+        }
+    }
+}
+
+impl From<&Http> for Terms {
+    fn from(http: &Http) -> Self {
+        Self {
+            connect_timeout: http.connect_timeout,
+            head_limit: http.response_header_limit,
+            keep_alive: http.keep_alive,
+            keep_alive_connections: http.keep_alive_connections,
+            probe: false,
+        }
+    }
+}
+
+impl Outgoing {
+    pub fn new<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        Self(body.map_err(Into::into).boxed_unsync())
+    }
+
+    pub fn empty() -> Self {
+        Self::new(Empty::new())
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Outgoing")
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origin")
+            .field("server", &self.label)
+            .field("up", &self.is_up())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Channel")
+    }
+}
+
+/// Connections to one server, whatever clients ask for.
+const MAX_CONNECTIONS: usize = 4096;
+/// Most that hyper buffers of a response; the head must fit.
+const READ_BUFFER: usize = 128 * 1024;
+/// Header lines of one response.
+const MAX_HEADERS: usize = 256;
