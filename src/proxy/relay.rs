@@ -123,7 +123,8 @@ struct Flowed {
 
 impl Relay {
     /// A relay for a client that has been answered 101. `greeting` is sent at once; `early` is what
-    /// the client sent together with its upgrade request.
+    /// the client sent together with its upgrade request, at most [`SCRATCH_BYTES`], so that the
+    /// first read takes all of it.
     pub(super) fn new(
         down: Downstream,
         early: Bytes,
@@ -209,7 +210,12 @@ impl State {
             self.act(action);
         }
         self.write_own_frames();
+        let (up, down) = (self.up_backlog.len(), self.down_backlog.len());
         self.flush(cx, &mut flowed, now);
+        // A side that was not read because of its backlog has not registered for more either.
+        again |= up > 0 && self.up_backlog.is_empty();
+        let buffer = self.buffer as usize;
+        again |= down >= buffer && self.down_backlog.len() < buffer;
         self.finish(cx);
         self.record(flowed);
         again
@@ -331,7 +337,7 @@ impl State {
             Setup::Greeting { mut opening, early } => {
                 opening.connect = connect;
                 self.setup = Setup::Attaching(Box::pin(attach(*opening)));
-                debug_assert!(early.is_empty() || early.len() < SCRATCH_BYTES);
+                debug_assert!(early.is_empty());
             }
             other => self.setup = other,
         }

@@ -36,7 +36,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::{
-    base::id::StreamerId,
+    base::{chunk::SCRATCH_BYTES, id::StreamerId},
     ddp::Framing,
     headers::{cookie::Attributes, forwarded},
     net::{dial::LegRequest, stream::Downstream},
@@ -331,6 +331,13 @@ async fn begin(on_upgrade: OnUpgrade, opening: Box<Opening>, registration: Regis
     };
     let shared = opening.shared.clone();
     let entry = registration.entry();
+    if early.len() > SCRATCH_BYTES {
+        info!(
+            client = %entry.client, bytes = early.len(),
+            "connection closed: the client sent frames before the answer to its upgrade"
+        );
+        return;
+    }
     let greeting: &[u8] = match opening.framing {
         Framing::Raw => {
             shared.meters.opened_raw.increment(1);

@@ -490,7 +490,7 @@ async fn a_burst_after_login_passes_and_a_flood_does_not() {
 #[tokio::test]
 async fn a_slow_reader_is_closed_and_disturbs_nobody() {
     let plan = keys(
-        "[websocket]\nbuffer = \"64KiB\"\nmessage_limit = \"4MiB\"\n\
+        "[websocket]\nbuffer = \"64KiB\"\nmessage_limit = \"4MiB\"\nstall_timeout = \"3s\"\n\
          [limits]\nbytes = \"1GiB/s\"\nbytes_burst = \"1GiB\"\n",
     );
     let deployment = Deployment::of(plan).await;
