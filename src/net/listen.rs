@@ -39,8 +39,6 @@ pub struct Accepted {
     pub stream: Downstream,
     /// Who it comes from, the PROXY header believed.
     pub peer: PeerAddr,
-    /// The address it arrived at.
-    pub local: SocketAddr,
     /// HTTP/2 was agreed on by ALPN.
     pub http2: bool,
     /// The listener as it was configured when the connection came.
@@ -254,7 +252,6 @@ impl Door {
             ProxyProtocol::Off => peer,
             ProxyProtocol::Required => self.proxied(&mut stream, peer, &terms).await?,
         };
-        let local = stream.local_addr().unwrap_or(self.local);
         let (stream, http2) = match &terms.tls {
             None => (Downstream::Plain(stream), false),
             Some(tls) => self.handshake(stream, peer, tls.clone(), &terms).await?,
@@ -262,7 +259,6 @@ impl Door {
         Some(Accepted {
             stream,
             peer: PeerAddr(peer),
-            local,
             http2,
             listener: terms.listener.clone(),
             guard,

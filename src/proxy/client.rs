@@ -1,11 +1,8 @@
 //! Who sends a request, and over what.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
 };
 
 use http::{HeaderMap, HeaderName};
@@ -21,7 +18,6 @@ use crate::{
 #[derive(Debug)]
 pub struct Connection {
     pub peer: PeerAddr,
-    pub local: SocketAddr,
     /// As it was configured when the connection came.
     pub listener: Arc<Listener>,
     /// The connection's place in the count of open ones.

@@ -40,7 +40,6 @@ pub async fn serve(shared: Arc<Shared>, accepted: Accepted) {
     let Accepted {
         stream,
         peer,
-        local,
         http2,
         listener,
         guard,
@@ -53,7 +52,6 @@ pub async fn serve(shared: Arc<Shared>, accepted: Accepted) {
     let activity = Arc::new(Activity::new(side, !http2));
     let connection = Arc::new(Connection {
         peer,
-        local,
         listener,
         guard,
     });

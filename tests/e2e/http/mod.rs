@@ -108,7 +108,6 @@ impl Served {
                     let accepted = Accepted {
                         stream: Downstream::Plain(stream),
                         peer,
-                        local: address,
                         http2,
                         listener: listener.clone(),
                         guard: gate.enter(&metrics::Gauge::noop()).unwrap(),
