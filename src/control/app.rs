@@ -11,14 +11,13 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
     banner, bounds,
-    drain::{self, Exit, Progress, Stage},
+    drain::{self, Exit, Progress},
     listeners::Listeners,
     pools::Pools,
     reload::{self, Applied, Outcome, ReloadError, Trigger, Wish},
@@ -26,7 +25,7 @@ use super::{
 };
 use crate::{
     base::{id::ListenAddr, secret::Secret},
-    config::{self, Environment, model::Config},
+    config::{Environment, model::Config},
     net::{
         gate::Gate,
         listen::{self, Accepted, Bound},
@@ -103,16 +102,9 @@ pub enum Ended {
     Cut,
 }
 
-/// Something that does not work as it should though clients are still welcome.
-#[derive(Clone, Debug, Serialize)]
-pub struct Degraded {
-    pub part: String,
-    pub detail: String,
-}
-
 /// A handle to a running gateway, for those who watch and steer it.
 #[derive(Clone, Debug)]
-pub struct Control(Arc<Inner>);
+pub struct Control(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
 pub(super) struct Inner {
@@ -125,14 +117,14 @@ pub(super) struct Inner {
     pub(super) wishes: mpsc::Sender<Wish>,
     /// Ends what serves the process rather than clients.
     pub(super) stop: CancellationToken,
-    start_secret: Secret<Vec<u8>>,
-    log: Option<Log>,
-    admin_server: Option<AdminServer>,
+    pub(super) start_secret: Secret<Vec<u8>>,
+    pub(super) log: Option<Log>,
+    pub(super) admin_server: Option<AdminServer>,
     addresses: ArcSwap<Addresses>,
     outcome: Mutex<Option<Outcome>>,
     /// Listeners, and connections from accept to end.
     connections: TaskTracker,
-    started: Instant,
+    pub(super) started: Instant,
 }
 
 /// What a reload replaces, held by whoever replaces it.
@@ -140,17 +132,17 @@ pub(super) struct Inner {
 pub(super) struct State {
     pub(super) config: Arc<Config>,
     pub(super) reading: Reading,
-    listeners: Listeners,
-    pools: Pools,
-    admin: Option<Admin>,
+    pub(super) listeners: Listeners,
+    pub(super) pools: Pools,
+    pub(super) admin: Option<Admin>,
 }
 
 #[derive(Debug)]
-struct Admin {
+pub(super) struct Admin {
     /// As configured.
-    address: ListenAddr,
+    pub(super) address: ListenAddr,
     local: SocketAddr,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -319,62 +311,6 @@ impl Control {
         self.0.exit.progress(self.0.sessions(), self.0.gate.open())
     }
 
-    /// Why the gateway is too young for clients.
-    pub fn starting(&self) -> Option<&'static str> {
-        if self.0.started.elapsed() > START_PATIENCE {
-            return None;
-        }
-        let snapshot = self.0.shared.snapshot.load();
-        let undecided = snapshot.pools.iter().any(|pool| {
-            let view = pool.view();
-            !view.any_eligible()
-                && (view.entries.is_empty()
-                    || view
-                        .entries
-                        .iter()
-                        .any(|entry| matches!(entry.health, crate::pool::Health::Unknown { .. })))
-        });
-        undecided.then_some("no streamer has answered its first probe yet")
-    }
-
-    /// What does not work as it should.
-    pub fn degraded(&self) -> Vec<Degraded> {
-        let snapshot = self.0.shared.snapshot.load();
-        let mut found = Vec::new();
-        for pool in &snapshot.pools {
-            if !pool.view().any_eligible() {
-                found.push(Degraded {
-                    part: format!("pool {}", pool.name()),
-                    detail: "no streamer is in rotation: clients wait, GET /streamers tells why"
-                        .to_owned(),
-                });
-            }
-        }
-        for monolith in &snapshot.monoliths {
-            for (server, up) in monolith.servers() {
-                if !up {
-                    found.push(Degraded {
-                        part: format!("monolith {server}"),
-                        detail: "out of rotation: it does not answer".to_owned(),
-                    });
-                }
-            }
-        }
-        if let Some(Outcome {
-            result: Err(error), ..
-        }) = self.last_reload()
-        {
-            found.push(Degraded {
-                part: "configuration".to_owned(),
-                detail: format!(
-                    "the last reload was refused with {} faults: see GET /reload",
-                    error.faults().len()
-                ),
-            });
-        }
-        found
-    }
-
     /// All values in use with their origin, secrets masked; empty when no file is behind them.
     pub async fn effective(&self) -> String {
         self.0.state.lock().await.reading.effective.clone()
@@ -387,89 +323,8 @@ impl Control {
 }
 
 impl Inner {
-    /// Makes this the configuration in use, or changes nothing.
-    pub(super) async fn apply(
-        self: &Arc<Self>,
-        config: Config,
-        reading: Reading,
-    ) -> Result<Applied, ReloadError> {
-        let mut state = self.state.lock().await;
-        let result = self.replace(&mut state, config, reading);
-        reload::record(&result.as_ref());
-        result
-    }
-
-    fn replace(
-        self: &Arc<Self>,
-        state: &mut State,
-        config: Config,
-        reading: Reading,
-    ) -> Result<Applied, ReloadError> {
-        if self.exit.stage() != Stage::Running {
-            return Err(ReloadError::Stopping);
-        }
-        let config = Arc::new(config);
-        // Everything that can fail, before anything is changed.
-        let prepared = state
-            .listeners
-            .prepare(&config)
-            .map_err(ReloadError::Listeners)?;
-        let moved = config.admin != state.admin.as_ref().map(|admin| admin.address);
-        let admin = match (config.admin, self.admin_server) {
-            (Some(address), Some(_)) if moved => Some((address, bind_admin(address)?)),
-            _ => None,
-        };
-        if let Some(log) = &self.log {
-            log.set(&config.log.filter, config.log.access)
-                .map_err(|error| ReloadError::Value {
-                    key: "log.filter",
-                    reason: error.to_string(),
-                })?;
-        }
-        // From here on nothing fails.
-        let changed = *state.config != *config;
-        let changes = config::diff(&state.config, &config);
-        let mut warnings: Vec<String> = prepared
-            .kept
-            .iter()
-            .map(|fault| format!("certificate {fault}; the old one stays in use"))
-            .collect();
-        if config.log.format != state.config.log.format {
-            warnings.push("log.format takes effect at the next start".to_owned());
-        }
-        for warning in &warnings {
-            warn!("{warning}");
-        }
-        if changed {
-            self.gate.reconfigure(bounds::gate_terms(&config));
-            let pools = state.pools.apply(&config.pools);
-            let snapshot =
-                self.shared
-                    .snapshot
-                    .load()
-                    .next(config.clone(), pools, &self.start_secret);
-            self.shared.install(snapshot);
-        }
-        state.listeners.apply(prepared, &self.server());
-        if moved {
-            if let Some(old) = state.admin.take() {
-                old.stop.cancel();
-            }
-            state.admin = admin.map(|(address, bound)| self.start_admin(address, bound));
-        }
-        state.config = config;
-        state.reading = reading;
-        self.publish_addresses(state);
-        Ok(Applied {
-            generation: self.shared.snapshot.load().generation,
-            changed,
-            changes,
-            warnings,
-        })
-    }
-
     /// What is done with an accepted connection.
-    fn server(
+    pub(super) fn server(
         self: &Arc<Self>,
     ) -> impl Fn(Accepted) -> Pin<Box<dyn Future<Output = ()> + Send>> + Clone + Send + Sync + 'static
     {
@@ -477,7 +332,7 @@ impl Inner {
         move |accepted| Box::pin(connection::serve(shared.clone(), accepted))
     }
 
-    fn start_admin(self: &Arc<Self>, address: ListenAddr, bound: Bound) -> Admin {
+    pub(super) fn start_admin(self: &Arc<Self>, address: ListenAddr, bound: Bound) -> Admin {
         let local = bound.local().0;
         let stop = self.stop.child_token();
         debug!(address = %local, "admin listener opened");
@@ -491,7 +346,7 @@ impl Inner {
         }
     }
 
-    fn publish_addresses(&self, state: &State) {
+    pub(super) fn publish_addresses(&self, state: &State) {
         self.addresses.store(Arc::new(Addresses {
             listeners: state.listeners.addresses(),
             admin: state.admin.as_ref().map(|admin| admin.local),
@@ -536,13 +391,9 @@ impl State {
     }
 }
 
-fn bind_admin(address: ListenAddr) -> Result<Bound, ReloadError> {
+pub(super) fn bind_admin(address: ListenAddr) -> Result<Bound, ReloadError> {
     listen::bind(address).map_err(|error| ReloadError::Listeners(vec![error.into()]))
 }
 
 /// Reloads that may wait for the one under way; each loads everything anew, so one would do.
 const WISHES: usize = 16;
-
-/// A gateway whose streamers do not answer is ready all the same after this: its other half, the
-/// way to the monolith, may be what is needed.
-const START_PATIENCE: Duration = Duration::from_secs(5);

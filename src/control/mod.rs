@@ -1,6 +1,7 @@
 //! Building, reloading and ending the process.
 
 pub mod app;
+mod apply;
 mod banner;
 mod bounds;
 pub mod drain;
@@ -9,5 +10,6 @@ pub mod pool_task;
 mod pools;
 pub mod reload;
 mod signals;
+pub mod status;
 mod upkeep;
 mod watch;

@@ -268,3 +268,46 @@ async fn sighup_reloads_and_a_broken_file_changes_nothing() {
     process.gateway.line("configuration loaded");
     assert_eq!(http::get(plain, "/health").await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_follows_a_reload_and_is_json_to_the_last_line() {
+    let mut plan = plan("0s", "0s", "5s");
+    plan.keys = "watch = false\n".to_owned();
+    let mut process = Process::start(&plan).await;
+    let plain = process.gateway.address("listening: http://");
+    assert_eq!(http::get(plain, "/health?mark=1").await.status, 200);
+    process.gateway.line("\"event\":\"request\"");
+    let good = fs::read_to_string(process.config()).unwrap();
+    let quiet = format!("{good}\n[log]\naccess = false\nfilter = \"warn\"\n");
+    fs::write(process.config(), quiet).unwrap();
+    process.gateway.signal(Signal::HUP);
+    until("the reload", async || {
+        let before = process
+            .gateway
+            .output()
+            .matches("\"event\":\"request\"")
+            .count();
+        assert_eq!(http::get(plain, "/health").await.status, 200);
+        // A line that is logged is out well before this one has come back.
+        http::get(plain, "/slow?ms=100").await;
+        process
+            .gateway
+            .output()
+            .matches("\"event\":\"request\"")
+            .count()
+            == before
+    })
+    .await;
+    process.gateway.signal(Signal::TERM);
+    process.gateway.ended().await;
+    let output = process.gateway.output();
+    assert!(!output.contains("draining"), "the filter is warn: {output}");
+    for line in output.lines() {
+        let parsed: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(
+            parsed["timestamp"].is_string() && parsed["level"].is_string(),
+            "{line}"
+        );
+    }
+}
