@@ -23,7 +23,9 @@ pub struct DrainTarget {
 
 #[derive(Debug, thiserror::Error)]
 pub enum DrainError {
-    #[error("no gateway answers at the admin address {admin}; --admin or --config names another one")]
+    #[error(
+        "no gateway answers at the admin address {admin}; --admin or --config names another one"
+    )]
     Unreachable {
         admin: SocketAddr,
         source: io::Error,

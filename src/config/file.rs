@@ -154,7 +154,7 @@ tables! {
         /// The name to ask for.
         name: Required<DnsName> | "rocketchat-ddp-streamer-headless",
 
-        /// "a" for addresses (IPv4 and IPv6), "srv" for addresses with ports.
+        /// "a" for addresses (IPv4, or IPv6 where there is none), "srv" for addresses with ports.
         kind: Setting<Record> = "a",
 
         /// Port of each streamer. Not with kind = "srv".
