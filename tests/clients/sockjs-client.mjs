@@ -80,4 +80,14 @@ await bringBack(who);
 second.socket.close();
 assert.equal((await within(second.closed, "close by the client")).code, 1000);
 step("closed by the client with 1000");
+
+if (other.control) {
+  const third = new Client();
+  await third.start();
+  const { result } = await third.call("demo:whoami");
+  await within(fetch(`${result.control}/goodbye`, { method: "POST" }), "goodbye");
+  const ended = await within(third.closed, "close by the server");
+  assert.deepEqual([ended.code, ended.reason], [3000, "Go away!"]);
+  step("a server's own goodbye reaches the client as it was said");
+}
 done();
