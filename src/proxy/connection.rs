@@ -32,7 +32,6 @@ use crate::{
         listen::Accepted,
         wire::{Side, Wire},
     },
-    telemetry::names,
 };
 
 /// Serves a connection. A panic in it ends the task it runs in, and nothing else.
@@ -323,20 +322,18 @@ fn note(ended: &Ended, snapshot: &Snapshot, activity: &Activity, peer: PeerAddr)
     let error = match ended {
         Ended::Closed => {
             if activity.never_asked_within(snapshot.config.http.header_timeout) {
-                count_failure("no_request");
+                snapshot.meters.no_request.increment(1);
                 tracing::debug!(%peer, "connection closed: the client never asked for anything");
             }
             return;
         }
         Ended::SlowHead => {
             snapshot.meters.slow_heads.increment(1);
-            count_failure("slow_head");
             tracing::info!(%peer, "connection closed: no whole request head came in time");
             return;
         }
         Ended::SlowReader => {
             snapshot.meters.slow_readers.increment(1);
-            count_failure("slow_reader");
             tracing::info!(%peer, "connection closed: the client did not take its answer");
             return;
         }
@@ -358,18 +355,12 @@ fn note(ended: &Ended, snapshot: &Snapshot, activity: &Activity, peer: PeerAddr)
     {
         tracing::debug!(%peer, %error, "a client's connection ended early");
     } else {
-        count_failure("http2");
+        snapshot.meters.http2.increment(1);
         tracing::info!(
             %peer, error = cause,
             "connection closed: the client broke the rules or the limits of HTTP/2"
         );
     }
-}
-
-fn count_failure(reason: &'static str) {
-    names::HTTP_CONNECTION_FAILURES
-        .counter(&[reason])
-        .increment(1);
 }
 
 /// A connection may stay open this long between two requests.

@@ -239,15 +239,30 @@ impl Pump {
                     match &mut self.flow {
                         Flow::Forward => {}
                         Flow::Drop => from = next,
-                        Flow::Judge(held) | Flow::Assemble(held) => {
+                        Flow::Judge(held) => {
+                            let text = opcode == OpCode::Text;
+                            // Only what decides is held, whatever the size of this read.
+                            let wanted = PEEK_BYTES.saturating_sub(held.text.len());
+                            let (start, rest) = bytes.split_at(wanted.min(bytes.len()));
+                            held.push(start, mask)?;
+                            from = at + start.len();
+                            let ends = message_end && rest.is_empty();
+                            self.judge_held(text, ends, outlet, inspector)?;
+                            match &mut self.flow {
+                                Flow::Judge(held) | Flow::Assemble(held) if !rest.is_empty() => {
+                                    held.push(rest, mask.map(|mask| mask.rotated(start.len())))?;
+                                    from = next;
+                                    self.judge_held(text, message_end, outlet, inspector)?;
+                                }
+                                Flow::Drop => from = next,
+                                _ => {}
+                            }
+                        }
+                        Flow::Assemble(held) => {
                             held.push(bytes, mask)?;
                             from = next;
-                            self.judge_held(
-                                opcode == OpCode::Text,
-                                message_end,
-                                outlet,
-                                inspector,
-                            )?;
+                            let text = opcode == OpCode::Text;
+                            self.judge_held(text, message_end, outlet, inspector)?;
                         }
                     }
                     if message_end {
@@ -643,6 +658,25 @@ mod tests {
             panic!("{stop:?}")
         };
         assert_eq!(error.close_code().0, 1007);
+    }
+
+    #[test]
+    fn a_large_message_passes_whose_header_came_alone() {
+        for mask in [None, Some([5, 6, 7, 8])] {
+            let sender = match mask {
+                None => Sender::Server,
+                Some(_) => Sender::Client,
+            };
+            let payload = [b"f".as_slice(), &[b'x'; 89_999]].concat();
+            let large = frame(true, OpCode::Text, mask, &payload);
+            for cut in [1, 8, 14, 15, 300, 600] {
+                let (start, rest) = large.split_at(cut);
+                let (out, letters, stop) = run(&[start, rest], sender);
+                assert!(stop.is_none(), "cut at {cut}: {stop:?}");
+                assert_eq!(out, large, "cut at {cut}");
+                assert_eq!(letters.judged, [&payload[..super::PEEK_BYTES]]);
+            }
+        }
     }
 
     #[test]

@@ -32,6 +32,10 @@ pub(super) struct Meters {
     pub(super) malformed: Counter,
     /// Connections ended because a head did not end, or an answer was not taken.
     pub(super) slow_heads: Counter,
+    /// Connections without even a first request.
+    pub(super) no_request: Counter,
+    /// Connections that broke the rules or the limits of HTTP/2.
+    pub(super) http2: Counter,
     pub(super) slow_readers: Counter,
     pub(super) retries: Counter,
     pub(super) tunnels: Gauge,
@@ -84,6 +88,8 @@ impl Meters {
             refusals: Refusal::LABELS.map(|label| names::REFUSALS.counter(&[label])),
             malformed: names::REFUSALS.counter(&["malformed"]),
             slow_heads: names::REFUSALS.counter(&["slow_head"]),
+            no_request: names::REFUSALS.counter(&["no_request"]),
+            http2: names::REFUSALS.counter(&["http2"]),
             slow_readers: names::REFUSALS.counter(&["slow_reader"]),
             retries: names::MONOLITH_RETRIES.counter(&[]),
             tunnels: names::TUNNELS.gauge(&[]),

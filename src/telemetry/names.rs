@@ -61,7 +61,6 @@ metrics! {
     REQUESTS_IN_FLIGHT = Gauge Count "http_requests_in_flight" [] "HTTP requests being served.";
     REQUEST_BYTES = Counter Bytes "http_request_bytes_total" [] "Body bytes received from clients.";
     RESPONSE_BYTES = Counter Bytes "http_response_bytes_total" [] "Body bytes sent to clients.";
-    HTTP_CONNECTION_FAILURES = Counter Count "http_connection_failures_total" ["reason"] "HTTP connections ended because of the client: slow_head (no whole head in time), no_request (not even a first one), slow_reader, http2 (against the protocol or its limits).";
     REFUSALS = Counter Count "http_refusals_total" ["reason"] "Requests answered by the gateway with an error of its own, by reason.";
     MONOLITH_RETRIES = Counter Count "monolith_retries_total" [] "Requests sent to a second monolith server after the first failed.";
     MONOLITH_FAILURES = Counter Count "monolith_failures_total" ["reason"] "Failed exchanges with a monolith server: connect, timeout, reset, protocol.";

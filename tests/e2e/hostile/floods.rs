@@ -227,9 +227,7 @@ async fn broken_frames_end_the_connection_with_their_code() {
         count += 1;
     }
     let reason = [("reason", "http2")];
-    scene
-        .counted("http_connection_failures_total", &reason, count)
-        .await;
+    scene.counted("http_refusals_total", &reason, count).await;
     scene.undisturbed().await;
 }
 
@@ -282,9 +280,7 @@ async fn floods_end_the_connection() {
     flooded(&scene, "empty data", &open, more).await;
 
     let reason = [("reason", "http2")];
-    scene
-        .counted("http_connection_failures_total", &reason, 5)
-        .await;
+    scene.counted("http_refusals_total", &reason, 5).await;
     scene.undisturbed().await;
 }
 
@@ -313,9 +309,7 @@ async fn connections_without_a_request_end_in_time() {
     let took = started.elapsed();
     assert!(took < Duration::from_secs(20), "{took:?}");
     let reason = [("reason", "no_request")];
-    scene
-        .counted("http_connection_failures_total", &reason, 6)
-        .await;
+    scene.counted("http_refusals_total", &reason, 6).await;
     scene.undisturbed().await;
 }
 

@@ -174,9 +174,7 @@ async fn upgrades_that_stop_are_ended_in_time() {
     soon("the drip to end", dripping).await.unwrap();
     for (reason, count) in [("slow_head", 9), ("no_request", 2)] {
         let reason = [("reason", reason)];
-        scene
-            .counted("http_connection_failures_total", &reason, count)
-            .await;
+        scene.counted("http_refusals_total", &reason, count).await;
     }
     scene.undisturbed().await;
 }

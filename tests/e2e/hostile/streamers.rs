@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use ddp_gateway::ws::handshake::accept_key;
@@ -15,7 +16,9 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Notify,
     task::AbortHandle,
+    time::Instant,
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -27,7 +30,7 @@ use crate::support::{
     deployment::{Deployment, Plan},
     settles,
     socket::{Client, Way},
-    soon,
+    soon, until,
 };
 
 /// What a streamer does to a session.
@@ -56,6 +59,10 @@ enum Trick {
     Live(&'static [u8], Ending),
     /// After `connected`: pings without end, and nothing is ever read.
     PingFlood,
+    /// After `connected`: reads nothing until it is told to, and then [`UPLOAD`].
+    LateReader,
+    /// After `connected`: one message of so many bytes.
+    Download(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,6 +108,8 @@ struct Seen {
     /// Sessions that came, and that are still open.
     sessions: AtomicUsize,
     open: AtomicUsize,
+    /// Tells a [`Trick::LateReader`] to go on.
+    go: Notify,
 }
 
 impl Hostile {
@@ -111,6 +120,7 @@ impl Hostile {
             trick: Mutex::new(trick),
             sessions: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
+            go: Notify::new(),
         });
         let serving = seen.clone();
         let accepting = tokio::spawn(async move {
@@ -181,7 +191,7 @@ impl Seen {
             self.sessions.fetch_add(1, Ordering::SeqCst);
             self.open.fetch_add(1, Ordering::SeqCst);
             let trick = *self.trick.lock().unwrap();
-            let _ = misbehave(&mut stream, &key, trick).await;
+            let _ = misbehave(&mut stream, &key, trick, &self.go).await;
             // Until the gateway has closed its side as well.
             let mut rest = [0; 4096];
             while stream.read(&mut rest).await.is_ok_and(|count| count > 0) {}
@@ -190,6 +200,9 @@ impl Seen {
         }
     }
 }
+
+/// Bytes that a client sends to a [`Trick::LateReader`].
+const UPLOAD: usize = 16 * 1024 * 1024;
 
 /// A text frame of 1000 bytes, cut after 600.
 const HALF_FRAME: [u8; 604] = {
@@ -236,7 +249,12 @@ fn server_text(payload: &str) -> Vec<u8> {
     bytes
 }
 
-async fn misbehave(stream: &mut TcpStream, key: &str, trick: Trick) -> std::io::Result<()> {
+async fn misbehave(
+    stream: &mut TcpStream,
+    key: &str,
+    trick: Trick,
+    go: &Notify,
+) -> std::io::Result<()> {
     let good = switching(&accept_key(key));
     match trick {
         Trick::Hangup => return stream.shutdown().await,
@@ -312,10 +330,29 @@ async fn misbehave(stream: &mut TcpStream, key: &str, trick: Trick) -> std::io::
                 Ending::Open => Ok(()),
                 Ending::Fin => stream.shutdown().await,
                 Ending::Reset => {
-                    socket2::SockRef::from(&*stream).set_linger(Some(std::time::Duration::ZERO))?;
+                    socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?;
                     stream.shutdown().await
                 }
             }
+        }
+        Trick::LateReader => {
+            go.notified().await;
+            let mut left = UPLOAD;
+            let mut bytes = vec![0; 64 * 1024];
+            while left > 0 {
+                match stream.read(&mut bytes).await? {
+                    0 => return Ok(()),
+                    count => left = left.saturating_sub(count),
+                }
+            }
+            stream.write_all(&server_text("all of it was read")).await
+        }
+        Trick::Download(length) => {
+            let mut header = vec![0x81, 127];
+            header.extend_from_slice(&(length as u64).to_be_bytes());
+            stream.write_all(&header).await?;
+            stream.write_all(&vec![b'x'; length]).await?;
+            stream.write_all(&server_text("that was all")).await
         }
         _ => {
             for _ in 0..2000 {
@@ -494,3 +531,49 @@ async fn a_streamer_that_fails_a_live_session_ends_only_that() {
     deployment.sessions(0).await;
     hostile.left().await;
 }
+
+#[tokio::test]
+async fn who_reads_late_gets_everything_at_once() {
+    let hostile = Hostile::start(Trick::LateReader).await;
+    let deployment = Deployment::of(Plan {
+        streamers: 0,
+        foreign: vec![hostile.address],
+        tables: "[limits]\nbytes = \"1GiB/s\"\nbytes_burst = \"1GiB\"\n\
+                 messages = \"10000/s\"\nmessages_burst = 10000\n"
+            .to_owned(),
+        ..Plan::default()
+    })
+    .await;
+    let waiting = async |bytes: f64| deployment.metrics().await.sum("backlog_bytes", &[]) >= bytes;
+
+    // Both sockets' buffers are full, and the gateway keeps what the streamer does not take.
+    let peer = Peer::live(&deployment, Way::Plain, "/websocket").await;
+    let message = text(&[b'x'; 64 * 1024]);
+    let messages = UPLOAD / message.len() + 1;
+    let (mut peer, sending) = peer.flooding(std::iter::repeat_n(message, messages));
+    until("bytes wait for the streamer", async || waiting(1.0).await).await;
+    let started = Instant::now();
+    hostile.seen.go.notify_one();
+    peer.message("all of it was read").await;
+    assert!(started.elapsed() < LULL, "{:?}", started.elapsed());
+    soon("the upload", sending).await.unwrap();
+    drop(peer);
+    deployment.sessions(0).await;
+
+    // The same the other way: the client begins to read when the gateway has stopped to.
+    hostile.set(Trick::Download(UPLOAD));
+    let mut peer = Peer::live(&deployment, Way::Plain, "/websocket").await;
+    until("bytes wait for the client", async || {
+        waiting(f64::from(1 << 20)).await
+    })
+    .await;
+    let started = Instant::now();
+    peer.until(b"that was all").await;
+    assert!(started.elapsed() < LULL, "{:?}", started.elapsed());
+    drop(peer);
+    deployment.sessions(0).await;
+    hostile.left().await;
+}
+
+/// Timers of the gateway come later than this, so that they cannot be what makes bytes move on.
+const LULL: Duration = Duration::from_secs(10);
