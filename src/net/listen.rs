@@ -30,7 +30,7 @@ use crate::{
         proxy_protocol::{Origin, read_header},
         stream::Downstream,
     },
-    telemetry::names,
+    telemetry::{names, seldom::Seldom},
 };
 
 /// A client's connection, ready for HTTP.
@@ -213,6 +213,8 @@ struct Door {
     handshake_seconds: Histogram,
     proxy_header_failures: Counter,
     refusals: Arc<Semaphore>,
+    full: Seldom,
+    too_fast: Seldom,
 }
 
 impl Door {
@@ -226,6 +228,8 @@ impl Door {
             handshake_seconds: names::HANDSHAKE_SECONDS.histogram(&[]),
             proxy_header_failures: names::PROXY_HEADER_FAILURES.counter(&[]),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
+            full: Seldom::new(REMINDER),
+            too_fast: Seldom::new(REMINDER),
         }
     }
 
@@ -276,7 +280,7 @@ impl Door {
             Ok(Origin::Proxied { source }) => match self.gate.admit(source.ip()) {
                 Ok(()) => Some(source),
                 Err(turned) => {
-                    debug!(client = %source, listener = %self.local, %turned, "connection refused");
+                    self.note(source, turned);
                     None
                 }
             },
@@ -309,7 +313,7 @@ impl Door {
         let slot = match self.gate.handshake(turn).await {
             Ok(slot) => slot,
             Err(turned) => {
-                debug!(client = %peer, listener = %self.local, %turned, "connection refused");
+                self.note(peer, turned);
                 return None;
             }
         };
@@ -350,7 +354,7 @@ impl Door {
         turned: Turned,
         tasks: &TaskTracker,
     ) {
-        debug!(client = %peer, listener = %self.local, %turned, "connection refused");
+        self.note(peer, turned);
         if terms.tls.is_some() {
             return;
         }
@@ -374,6 +378,34 @@ impl Door {
             };
             let _ = timeout(FAREWELL, farewell).await;
         });
+    }
+
+    /// Says that clients are refused, and what would help; the first of many.
+    fn note(&self, client: SocketAddr, turned: Turned) {
+        let listener = self.local;
+        debug!(%client, %listener, %turned, "connection refused");
+        let now = std::time::Instant::now();
+        match turned {
+            Turned::Full => {
+                if let Some(others) = self.full.due(now) {
+                    warn!(
+                        %client, %listener, others, limit = self.gate.max_connections(),
+                        "clients are refused: {turned}; raise the limit of open files \
+                         (LimitNOFILE, ulimit -n) or limits.max_connections, or add a gateway"
+                    );
+                }
+            }
+            Turned::TooFast => {
+                if let Some(others) = self.too_fast.due(now) {
+                    warn!(
+                        %client, %listener, others,
+                        "clients are refused: {turned}; if it is a proxy, put it into \
+                         trusted_proxies, if it is a large office, raise limits.connections"
+                    );
+                }
+            }
+            Turned::Handshakes => {}
+        }
     }
 
     /// Whether the system is out of something that only time brings back.
@@ -445,6 +477,9 @@ const KEEPALIVE_RETRIES: u32 = 3;
 
 /// Bytes that stay unacknowledged for this long end the connection.
 const VANISHED: Duration = Duration::from_secs(45);
+
+/// Pause between two lines of the log that say the same of other clients.
+const REMINDER: Duration = Duration::from_secs(10);
 
 /// Refused clients per listener that are told so at the same time; beyond, they are just closed.
 const REFUSALS: usize = 64;

@@ -6,3 +6,4 @@ pub mod meters;
 pub mod names;
 pub mod panic;
 pub mod process;
+pub mod seldom;

@@ -40,6 +40,21 @@ async fn tells_health_streamers_and_metrics() {
     assert!(metrics.sum("max_descriptors", &[]) > 0.0);
     assert!(metrics.sum("certificate_expiry_timestamp_seconds", &[]) > 0.0);
     assert_eq!(metrics.sum("panics_total", &[]), 0.0);
+
+    // Histograms with buckets, so that several gateways can be added up.
+    assert_eq!(http::get_tls(deployment.tls(), "/health").await.status, 200);
+    let metrics = deployment.metrics().await;
+    assert_eq!(
+        metrics.sum("tls_handshake_seconds_bucket", &[("le", "+Inf")]),
+        1.0
+    );
+    assert!(metrics.sum("http_request_seconds_bucket", &[("le", "+Inf")]) >= 1.0);
+    for line in metrics.text().lines().filter(|line| !line.starts_with('#')) {
+        assert!(
+            line.is_empty() || line.starts_with("ddp_gateway_"),
+            "{line}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -205,6 +205,9 @@ async fn descriptors_are_kept_for_streamers_probes_and_operators() {
     for _ in 0..20 {
         assert_eq!(http::get(plain, "/health").await.status, 503);
     }
+    let line = gateway.line("clients are refused");
+    assert!(line.contains("LimitNOFILE"), "{line}");
+    assert_eq!(gateway.output().matches("clients are refused").count(), 1);
     let metrics = Metrics::read(admin).await;
     assert!(metrics.sum("open_descriptors", &[]) < 300.0);
     assert_eq!(metrics.sum("accept_errors_total", &[]), 0.0);
