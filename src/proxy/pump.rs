@@ -674,7 +674,7 @@ mod tests {
                 let (out, letters, stop) = run(&[start, rest], sender);
                 assert!(stop.is_none(), "cut at {cut}: {stop:?}");
                 assert_eq!(out, large, "cut at {cut}");
-                assert_eq!(letters.judged, [&payload[..super::PEEK_BYTES]]);
+                assert_eq!(letters.judged, [&payload[..PEEK_BYTES]]);
             }
         }
     }
