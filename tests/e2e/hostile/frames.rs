@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, iter::repeat, time::Duration};
 
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::{io::AsyncWriteExt, time::Instant};
 
 use super::{CONNECT, Peer, Scene, frame, text};
 use crate::support::{socket::Way, soon, until};
@@ -359,4 +360,60 @@ async fn clients_that_do_nothing_are_left() {
     scene.closed(&reasons).await;
     scene.undisturbed().await;
     drop((deaf, deaf_tls));
+}
+
+#[tokio::test]
+async fn mutated_streams_disturb_nobody() {
+    let mut scene = Scene::start("").await;
+    let seed: u64 = rand::random();
+    // Shown when the test fails.
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let sockjs = "/sockjs/1/mutant/websocket";
+    for n in 0..200 {
+        let path = ["/websocket", sockjs][n % 2];
+        let framed = |message: &str| match path {
+            "/websocket" => text(message.as_bytes()),
+            _ => text(json!([message]).to_string().as_bytes()),
+        };
+        let login = r#"{"msg":"method","id":"1","method":"login","params":[{"resume":"x"}]}"#;
+        let mut bytes = [
+            framed(CONNECT),
+            framed(
+                r#"{"msg":"sub","id":"s","name":"meteor.loginServiceConfiguration","params":[]}"#,
+            ),
+            frame(0x89, b"ping"),
+            framed(login),
+            frame(0x01, b"{\"msg\":"),
+            frame(0x80, b"\"ping\"}"),
+            framed(&format!(r#"{{"msg":"ping","id":"{}"}}"#, "x".repeat(700))),
+            frame(0x88, b"\x03\xe8bye"),
+        ]
+        .concat();
+        // Half of them are broken from the start, the others when a streamer has them.
+        let early = n % 4 < 2;
+        if early {
+            bytes.splice(0..0, framed(CONNECT));
+        }
+        for _ in 0..random.random_range(1..5) {
+            let at = random.random_range(0..bytes.len());
+            match random.random_range(0..4) {
+                0 => bytes[at] ^= 1 << random.random_range(0..8),
+                1 => bytes.insert(at, random.random()),
+                2 => drop(bytes.remove(at)),
+                _ => bytes.truncate(at + 1),
+            }
+        }
+        let mut peer = if early {
+            Peer::upgraded(&scene.deployment, Way::Plain, path, b"").await
+        } else {
+            Peer::live(&scene.deployment, Way::Plain, path).await
+        };
+        for piece in bytes.chunks(random.random_range(1..400)) {
+            peer.send(piece).await;
+        }
+        let _ = soon("the end of sending", peer.stream.shutdown()).await;
+        peer.rest().await;
+    }
+    scene.undisturbed().await;
 }
