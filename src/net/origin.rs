@@ -28,6 +28,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::dial;
 use crate::{
     config::model::{Http, Server},
     net::vigil,
@@ -274,7 +275,8 @@ impl Origin {
             .await
             .map_err(|_| Fault::ConnectTimeout)??;
         // Small requests shall not wait for an acknowledgement; without the option they only do.
-        let _ = stream.set_nodelay(true);
+        // And a tunnel notices that its server vanished.
+        let _ = dial::configure(&stream);
         let (sender, connection) = Builder::new()
             .max_header_size(terms.head_limit)
             .max_buf_size(terms.head_limit.max(READ_BUFFER))
