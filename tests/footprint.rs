@@ -21,7 +21,7 @@ use support::{
 };
 
 /// Sessions that are measured. The first [`WARM_UP`] pay for tables that grow in steps.
-const SESSIONS: usize = 1_000;
+const SESSIONS: usize = 2_000;
 const WARM_UP: usize = 200;
 
 /// Heap bytes that one logged-in session with one subscription may cost.

@@ -25,22 +25,27 @@ pub struct Recall {
 #[derive(Debug)]
 struct Generations {
     keep: Duration,
-    young: HashMap<u128, Place, RandomState>,
-    old: HashMap<u128, Place, RandomState>,
+    /// What places count their seconds from: the first time that something was remembered.
+    base: Option<Instant>,
+    young: HashMap<u64, Place, RandomState>,
+    old: HashMap<u64, Place, RandomState>,
 }
 
 #[derive(Clone, Debug)]
 struct Place {
     streamer: StreamerId,
-    until: Option<Instant>,
+    /// Seconds after the base; a hundred years mean for ever. Kept small, since there are two
+    /// places per session.
+    until: u32,
 }
 
 impl Recall {
-    /// Remembers up to `capacity` sessions (at least 2), about 100 bytes each, for `keep` each.
+    /// Remembers up to `capacity` sessions (at least 2), about 70 bytes each, for `keep` each.
     pub fn new(capacity: usize, keep: Duration) -> Self {
         Self {
             generations: Mutex::new(Generations {
                 keep,
+                base: None,
                 young: HashMap::default(),
                 old: HashMap::default(),
             }),
@@ -57,10 +62,13 @@ impl Recall {
     pub fn remember(&self, name: &str, streamer: &StreamerId, now: Instant) {
         let key = key(name);
         let mut generations = self.lock();
+        let base = *generations.base.get_or_insert(now);
+        let until = now
+            .saturating_duration_since(base)
+            .saturating_add(generations.keep);
         let place = Place {
             streamer: streamer.clone(),
-            // An absurd `keep` means "for ever", which here ends with the generation.
-            until: now.checked_add(generations.keep),
+            until: u32::try_from(until.as_secs()).unwrap_or(u32::MAX),
         };
         if generations.young.len() >= self.half && !generations.young.contains_key(&key) {
             generations.old = std::mem::take(&mut generations.young);
@@ -76,10 +84,8 @@ impl Recall {
             .young
             .get(&key)
             .or_else(|| generations.old.get(&key))?;
-        place
-            .until
-            .is_none_or(|until| now < until)
-            .then(|| place.streamer.clone())
+        let age = now.saturating_duration_since(generations.base?);
+        (age.as_secs() < u64::from(place.until)).then(|| place.streamer.clone())
     }
 
     /// Sessions remembered, expired ones included.
@@ -100,13 +106,13 @@ impl Recall {
     }
 }
 
-/// Half of a BLAKE3 hash: a client chooses its SockJS session id, so collisions must be out of
-/// its reach.
-fn key(name: &str) -> u128 {
+/// The first eight bytes of a BLAKE3 hash. A client chooses its SockJS session id: to be taken for
+/// another session it would have to find a preimage, and would win that session's streamer.
+fn key(name: &str) -> u64 {
     let hash = blake3::hash(name.as_bytes());
-    let mut half = [0; 16];
-    half.copy_from_slice(&hash.as_bytes()[..16]);
-    u128::from_le_bytes(half)
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.as_bytes()[..8]);
+    u64::from_le_bytes(first)
 }
 
 #[cfg(test)]

@@ -264,7 +264,6 @@ fn settle(opening: &Opening, streamer: &StreamerId, ddp_session: &str, started: 
     opening.entry.set_place(Place {
         phase: "live",
         streamer: Some(streamer.clone()),
-        ddp_session: Some(ddp_session.into()),
     });
 }
 

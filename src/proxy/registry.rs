@@ -54,8 +54,6 @@ pub struct Entry {
 pub struct Place {
     pub phase: &'static str,
     pub streamer: Option<StreamerId>,
-    /// The id in the streamer's `connected`.
-    pub ddp_session: Option<Box<str>>,
 }
 
 /// Counters that move while the session lives.
