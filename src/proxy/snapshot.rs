@@ -84,14 +84,10 @@ impl Snapshot {
             pools,
             monoliths,
             seal: Seal::new(secret.expose()),
-            pages: Pages::new(SOCKJS_SCRIPT),
+            pages: Pages::new(),
             meters,
             config,
             _counted: Counted::new(&gauge),
         })
     }
 }
-
-/// Where the iframe page finds the SockJS client, if someone opens that page. Rocket.Chat's client
-/// never does: the transports that need it are for pages of another origin.
-const SOCKJS_SCRIPT: &str = "https://cdn.jsdelivr.net/npm/sockjs-client@1/dist/sockjs.min.js";
