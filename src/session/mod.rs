@@ -4,9 +4,11 @@
 //! when, and asks it what to do.
 
 pub mod disconnect;
+pub mod journal;
 pub mod limits;
 mod machine;
 
 pub use disconnect::{Disconnect, Side};
+pub use journal::Journal;
 pub use limits::Limiter;
 pub use machine::{Action, Phase, Rules, Session, Timeouts, Verdict};
