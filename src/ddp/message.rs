@@ -1,9 +1,9 @@
-//! The few messages that the gateway reads or writes whole.
+//! The messages of a connection's beginning and its signs of life.
 
-use std::collections::BTreeMap;
+use serde::Serialize;
+use serde_json::value::RawValue;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{error::Category, value::RawValue};
+use super::object::{fields, text, typed};
 
 /// What is wrong with a message that had to be read whole.
 ///
@@ -60,12 +60,14 @@ impl Connect {
     /// # Errors
     /// `Empty`, `Json` and `NotObject` for unreadable text, `Unexpected` for any other message.
     pub fn parse(json: &str) -> Result<Self, SyntaxError> {
-        let object = Object::parse(json, "connect")?;
+        let names = ["msg", "session", "version", "support", "receivedCount"];
+        let [msg, session, version, support, received_count] = fields(json, names)?;
+        expect(msg, "connect")?;
         Ok(Self {
-            session: object.field("session"),
-            version: object.field("version"),
-            support: object.field("support").unwrap_or_default(),
-            received_count: object.field("receivedCount"),
+            session: typed(session),
+            version: typed(version),
+            support: typed(support).unwrap_or_default(),
+            received_count: typed(received_count),
         })
     }
 
@@ -87,8 +89,9 @@ impl Connected {
     /// # Errors
     /// As [`Connect::parse`], and `Missing` without a session.
     pub fn parse(json: &str) -> Result<Self, SyntaxError> {
-        let object = Object::parse(json, "connected")?;
-        match object.field("session") {
+        let [msg, session] = fields(json, ["msg", "session"])?;
+        expect(msg, "connected")?;
+        match typed(session) {
             Some(session) => Ok(Self { session }),
             None => Err(SyntaxError::Missing { key: "session" }),
         }
@@ -113,38 +116,16 @@ pub fn pong(id: Option<&str>) -> String {
     to_json(&Pong { id })
 }
 
-fn to_json(message: &impl Serialize) -> String {
+pub(super) fn to_json(message: &impl Serialize) -> String {
     serde_json::to_string(message)
         .expect("a struct of strings and numbers is always writable as JSON")
 }
 
-/// A message of the wanted type with its fields unread. Of keys that occur twice the last one counts, as in JavaScript.
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Object<'a> {
-    #[serde(borrow)]
-    fields: BTreeMap<String, &'a RawValue>,
-}
-
-impl<'a> Object<'a> {
-    fn parse(json: &'a str, wanted: &'static str) -> Result<Self, SyntaxError> {
-        if json.is_empty() {
-            return Err(SyntaxError::Empty);
-        }
-        let object: Self = serde_json::from_str(json).map_err(|error| match error.classify() {
-            Category::Data => SyntaxError::NotObject,
-            Category::Syntax | Category::Eof | Category::Io => SyntaxError::Json,
-        })?;
-        match object.field::<String>("msg") {
-            Some(msg) if msg == wanted => Ok(object),
-            _ => Err(SyntaxError::Unexpected { wanted }),
-        }
-    }
-
-    fn field<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
-        self.fields
-            .get(key)
-            .and_then(|raw| serde_json::from_str(raw.get()).ok())
+/// An error unless `msg` says that the message is the `wanted` one.
+pub(super) fn expect(msg: Option<&RawValue>, wanted: &'static str) -> Result<(), SyntaxError> {
+    match msg.and_then(text) {
+        Some(msg) if msg == wanted => Ok(()),
+        _ => Err(SyntaxError::Unexpected { wanted }),
     }
 }
 

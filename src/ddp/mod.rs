@@ -2,7 +2,11 @@
 
 pub mod envelope;
 pub mod framing;
+pub mod login;
 pub mod message;
+mod object;
+pub mod reply;
+pub mod request;
 mod scan;
 
 pub use envelope::{Envelope, Kind, peek};
@@ -10,4 +14,7 @@ pub use framing::{
     Framing, Sender, messages_from_client, messages_from_streamer, wrap_for_client,
     wrap_for_streamer,
 };
+pub use login::{LoginReply, resume_token};
 pub use message::{Connect, Connected, SyntaxError};
+pub use reply::ids;
+pub use request::Request;
