@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     hub::{Hub, Outbox, PublicationId, Topic},
+    logins::{Login, LoginTally},
     methods::{Caller, Fault, Outcome, call},
     publications::{Publication, publication},
     workspace::{User, Workspace},
@@ -59,9 +60,7 @@ impl Effects {
 #[derive(Debug)]
 pub(super) struct Dialogue {
     framing: Framing,
-    streamer: Arc<str>,
-    workspace: Workspace,
-    hub: Arc<Hub>,
+    home: Home,
     outbox: Outbox,
     greeted: bool,
     user: Option<User>,
@@ -75,6 +74,15 @@ pub(super) struct Dialogue {
     delay: Duration,
     head_ready: Instant,
     blocked: Option<Blocked>,
+}
+
+/// The streamer that a socket is on.
+#[derive(Debug)]
+pub(super) struct Home {
+    pub(super) streamer: Arc<str>,
+    pub(super) workspace: Workspace,
+    pub(super) hub: Arc<Hub>,
+    pub(super) logins: Arc<LoginTally>,
 }
 
 #[derive(Debug)]
@@ -103,23 +111,20 @@ enum Request {
 struct Blocked {
     until: Instant,
     id: String,
-    result: Value,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    Pause(Value),
+    Login(Login, User, Value),
 }
 
 impl Dialogue {
-    pub(super) fn new(
-        framing: Framing,
-        streamer: Arc<str>,
-        workspace: Workspace,
-        hub: Arc<Hub>,
-        outbox: Outbox,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(framing: Framing, home: Home, outbox: Outbox, now: Instant) -> Self {
         Self {
             framing,
-            streamer,
-            workspace,
-            hub,
+            home,
             outbox,
             greeted: false,
             user: None,
@@ -222,7 +227,11 @@ impl Dialogue {
                 return Effects::default();
             }
             self.head_ready = now + self.delay;
-            return Effects::send(answer(&blocked.id, Ok(blocked.result)));
+            let Blocked { id, work, .. } = blocked;
+            return match work {
+                Work::Pause(result) => Effects::send(answer(&id, Ok(result))),
+                Work::Login(login, user, result) => self.log_in(&id, login, user, result),
+            };
         }
         if self.head_ready > now {
             return Effects::default();
@@ -253,29 +262,30 @@ impl Dialogue {
         let caller = Caller {
             connection: self.outbox.connection,
             user: self.user.as_ref(),
-            streamer: &self.streamer,
-            workspace: &self.workspace,
+            streamer: &self.home.streamer,
+            workspace: &self.home.workspace,
         };
         match call(&caller, method, params) {
             Outcome::Done(result) => Effects::send(answer(&id, Ok(result))),
             Outcome::Failed(fault) => Effects::send(answer(&id, Err(fault))),
             Outcome::Later(pause, result) => {
                 let until = now + pause;
-                self.blocked = Some(Blocked { until, id, result });
+                let work = Work::Pause(result);
+                self.blocked = Some(Blocked { until, id, work });
                 Effects::default()
             }
             Outcome::LoggedIn(user, result) => {
-                let fields = json!({ "username": user.name, "name": user.name, "active": true });
-                let own = json!({
-                    "msg": "added",
-                    "collection": "users",
-                    "id": user.id,
-                    "fields": fields,
+                let desk = self.home.workspace.login_desk();
+                let login = desk.begin(&self.home.logins, now);
+                if login.until <= now {
+                    return self.log_in(&id, login, user, result);
+                }
+                self.blocked = Some(Blocked {
+                    until: login.until,
+                    id,
+                    work: Work::Login(login, user, result),
                 });
-                self.leave_presence();
-                self.workspace.connected(&user, self.outbox.connection);
-                self.user = Some(user);
-                Effects::send(answer(&id, Ok(result)).into_iter().chain([own]))
+                Effects::default()
             }
             Outcome::LoggedOut => {
                 self.leave_presence();
@@ -285,6 +295,25 @@ impl Dialogue {
                 }
             }
         }
+    }
+
+    /// The monolith has answered a login.
+    fn log_in(&mut self, id: &str, login: Login, user: User, result: Value) -> Effects {
+        if login.late {
+            return Effects::send(answer(id, Err(Fault::new(500, "Internal server error"))));
+        }
+        let fields = json!({ "username": user.name, "name": user.name, "active": true });
+        let own = json!({
+            "msg": "added",
+            "collection": "users",
+            "id": user.id,
+            "fields": fields,
+        });
+        self.leave_presence();
+        let connection = self.outbox.connection;
+        self.home.workspace.connected(&user, connection);
+        self.user = Some(user);
+        Effects::send(answer(id, Ok(result)).into_iter().chain([own]))
     }
 
     fn subscribe(&mut self, id: String, name: &str, params: Option<&[Value]>) -> Effects {
@@ -303,14 +332,14 @@ impl Dialogue {
                         "fields": { "eventName": topic.event },
                     })
                 });
-                let publication = self.hub.subscribe(topic.clone(), self.outbox.clone());
+                let publication = self.home.hub.subscribe(topic.clone(), self.outbox.clone());
                 self.running.push((topic.clone(), publication));
                 self.subs.insert(id, Sub::Stream(topic, publication));
                 Effects::send(announced.into_iter().chain([ready]))
             }
             Ok(Publication::Presence { added, removed }) => {
                 let (added, removed) = (added.into_iter(), removed.into_iter());
-                self.hub.watch_presence(&self.outbox, added, removed);
+                self.home.hub.watch_presence(&self.outbox, added, removed);
                 if self.watches_presence {
                     return Effects::send([nosub(&id, None)]);
                 }
@@ -332,11 +361,11 @@ impl Dialogue {
         match self.subs.remove(id) {
             None => return Effects::default(),
             Some(Sub::Stream(topic, publication)) => {
-                self.hub.unsubscribe(&topic, publication);
+                self.home.hub.unsubscribe(&topic, publication);
                 self.running.retain(|(_, running)| *running != publication);
             }
             Some(Sub::Presence) => {
-                self.hub.forget_presence(self.outbox.connection);
+                self.home.hub.forget_presence(self.outbox.connection);
                 self.watches_presence = false;
             }
             Some(Sub::Documents) => {}
@@ -346,7 +375,9 @@ impl Dialogue {
 
     fn leave_presence(&mut self) {
         if let Some(user) = self.user.take() {
-            self.workspace.disconnected(&user, self.outbox.connection);
+            self.home
+                .workspace
+                .disconnected(&user, self.outbox.connection);
         }
     }
 }
@@ -354,9 +385,9 @@ impl Dialogue {
 impl Drop for Dialogue {
     fn drop(&mut self) {
         for (topic, publication) in &self.running {
-            self.hub.unsubscribe(topic, *publication);
+            self.home.hub.unsubscribe(topic, *publication);
         }
-        self.hub.forget_presence(self.outbox.connection);
+        self.home.hub.forget_presence(self.outbox.connection);
         self.leave_presence();
     }
 }

@@ -27,8 +27,9 @@ use tokio_tungstenite::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    dialogue::{Dialogue, Framing},
+    dialogue::{Dialogue, Framing, Home},
     hub::{ConnectionId, Hub, OUTBOX, Outbox},
+    logins::LoginTally,
     socket::{Socket, websocket_config},
     streamer::{Counters, Mode, StreamerOptions, Upgrade},
     workspace::{User, Workspace},
@@ -49,6 +50,7 @@ pub(super) struct Endpoint {
     clients: Mutex<HashMap<ConnectionId, Client>>,
     upgrades: Mutex<VecDeque<Upgrade>>,
     totals: Totals,
+    logins: Arc<LoginTally>,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +79,7 @@ impl Endpoint {
             clients: Mutex::default(),
             upgrades: Mutex::default(),
             totals: Totals::default(),
+            logins: Arc::default(),
             options,
         })
     }
@@ -125,6 +128,7 @@ impl Endpoint {
             messages_in: totals.messages_in.load(Ordering::Relaxed),
             messages_out: totals.messages_out.load(Ordering::Relaxed),
             requests: totals.requests.load(Ordering::Relaxed),
+            logins: self.logins.counters(),
         }
     }
 
@@ -287,9 +291,12 @@ impl Endpoint {
             framing,
             dialogue: Dialogue::new(
                 framing,
-                self.name.clone(),
-                self.options.workspace.clone(),
-                self.hub.clone(),
+                Home {
+                    streamer: self.name.clone(),
+                    workspace: self.options.workspace.clone(),
+                    hub: self.hub.clone(),
+                    logins: self.logins.clone(),
+                },
                 outbox,
                 Instant::now(),
             ),

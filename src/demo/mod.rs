@@ -10,6 +10,7 @@ mod echo_socket;
 mod endpoint;
 pub mod front;
 mod hub;
+pub mod logins;
 mod methods;
 pub mod monolith;
 mod page;

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use http::HeaderMap;
 use tokio::time::timeout;
 
-use super::{door::Door, endpoint::Endpoint, workspace::Workspace};
+use super::{door::Door, endpoint::Endpoint, logins::LoginCounters, workspace::Workspace};
 
 /// Wait for sockets that were cut to be gone.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -86,6 +86,8 @@ pub struct Counters {
     pub messages_out: u64,
     /// HTTP requests that were not upgrades.
     pub requests: u64,
+    /// Logins of its sockets.
+    pub logins: LoginCounters,
 }
 
 /// A running (or stopped) simulated streamer. Dropping it cuts its sockets.

@@ -11,7 +11,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::hub::{Bus, ConnectionId, Topic};
+use super::{
+    hub::{Bus, ConnectionId, Topic},
+    logins::{LoginCounters, LoginDesk, LoginModel},
+};
 
 /// Rooms that exist from the start, as id, name and purpose.
 pub const ROOMS: [(&str, &str, &str); 3] = [
@@ -49,6 +52,7 @@ struct State {
     users: Mutex<HashMap<String, Presence>>,
     ids: AtomicU64,
     connections: AtomicU64,
+    logins: Arc<LoginDesk>,
 }
 
 /// A user who has logged in with the token `demo-<name>`.
@@ -123,6 +127,25 @@ impl Presence {
 }
 
 impl Workspace {
+    /// An empty workspace whose monolith takes its time for logins.
+    pub fn with_logins(model: LoginModel) -> Self {
+        Self {
+            state: Arc::new(State {
+                logins: Arc::new(LoginDesk::new(model)),
+                ..State::default()
+            }),
+        }
+    }
+
+    /// Logins on all streamers together.
+    pub fn logins(&self) -> LoginCounters {
+        self.state.logins.counters()
+    }
+
+    pub(super) fn login_desk(&self) -> &Arc<LoginDesk> {
+        &self.state.logins
+    }
+
     /// Sends an event to every subscriber on every streamer.
     pub fn publish(&self, stream: &str, event: &str, args: &[Value]) {
         self.publish_from(None, stream, event, args);
