@@ -12,8 +12,9 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use crate::{
-    base::id::SessionId,
+    base::id::{SessionId, StreamerId},
     control::{app::Control, drain::Stage, reload::Trigger},
+    pool::{Report, logins::LoginsReport},
     telemetry::export,
 };
 
@@ -116,7 +117,12 @@ fn metrics(control: &Control) -> Answer {
 fn streamers(control: &Control) -> Value {
     let now = Instant::now();
     let snapshot = control.shared().snapshot.load_full();
-    let pools: Vec<_> = snapshot.pools.iter().map(|pool| pool.report(now)).collect();
+    let logins = control.shared().logins.report(now);
+    let pools: Vec<Value> = snapshot
+        .pools
+        .iter()
+        .map(|pool| with_logins(&pool.report(now), &logins))
+        .collect();
     let monoliths: Vec<Value> = snapshot
         .monoliths
         .iter()
@@ -128,7 +134,17 @@ fn streamers(control: &Control) -> Value {
             json!({ "servers": servers })
         })
         .collect();
-    json!({"pools": pools, "monoliths": monoliths})
+    json!({"logins": logins, "pools": pools, "monoliths": monoliths})
+}
+
+/// The pool as it is, with an object `logins` in the row of each streamer.
+fn with_logins(pool: &Report, logins: &LoginsReport) -> Value {
+    let mut page = json!(pool);
+    for (at, row) in pool.streamers.iter().enumerate() {
+        let streamer = StreamerId::new(row.id.as_str());
+        page["streamers"][at]["logins"] = json!(logins.streamer(&streamer));
+    }
+    page
 }
 
 async fn effective(control: &Control) -> Answer {

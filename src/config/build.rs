@@ -10,7 +10,8 @@ use super::{
     diagnostic::{Diagnostic, Place, Severity},
     file::FileConfig,
     model::{
-        Affinity, Certificate, Config, Drain, Health, Http, Limits, Log, Ranges, Rate, WebSocket,
+        Affinity, Certificate, Config, Drain, Health, Http, Limits, Log, Logins, Ranges, Rate,
+        WebSocket,
     },
     table::Setting,
     value::{choice::Or, quantity::Size},
@@ -62,6 +63,7 @@ impl<'a> Builder<'a> {
             http: self.http(),
             websocket: self.websocket(),
             limits: self.limits(),
+            logins: self.logins(),
             trusted_proxies,
             affinity: self.affinity(),
             drain: self.drain(),
@@ -216,6 +218,39 @@ impl<'a> Builder<'a> {
                 .value()
                 .map(|limit| count(limit.0)),
             handshakes: count(limits.handshakes.value.0),
+        }
+    }
+
+    fn logins(&mut self) -> Logins {
+        let logins = &self.file.logins;
+        self.at_least(&logins.latency_target, Duration::from_millis(10));
+        self.at_least(&logins.timeout, Duration::from_secs(1));
+        if logins.timeout.value < logins.latency_target.value {
+            let parts = [&logins.timeout, &logins.latency_target];
+            if !parts.iter().any(|part| part.stand_in) {
+                let culprit = match logins.timeout.place.is_default() {
+                    true => &logins.latency_target,
+                    false => &logins.timeout,
+                };
+                self.faults.push(
+                    Diagnostic::error(&culprit.place, "logins are given up before they are late")
+                        .label(format!(
+                            "timeout {} s < latency_target {} s",
+                            logins.timeout.value.as_secs_f64(),
+                            logins.latency_target.value.as_secs_f64(),
+                        )),
+                );
+            }
+        }
+        Logins {
+            pace: logins.pace.value,
+            streamer_concurrency: logins.streamer_concurrency.value.0,
+            concurrency: logins.concurrency.value.0,
+            streamer_rate: logins.streamer_rate.value.0,
+            rate: logins.rate.value.0,
+            latency_target: logins.latency_target.value,
+            timeout: logins.timeout.value,
+            queue_length: count(logins.queue_length.value.0),
         }
     }
 

@@ -28,6 +28,7 @@ pub enum Change {
     Http,
     WebSocket,
     Limits,
+    Logins,
     TrustedProxies,
     Affinity,
     Drain,
@@ -57,6 +58,7 @@ impl fmt::Display for Change {
             Self::Http => f.write_str("[http] changed"),
             Self::WebSocket => f.write_str("[websocket] changed"),
             Self::Limits => f.write_str("[limits] changed"),
+            Self::Logins => f.write_str("[logins] changed"),
             Self::TrustedProxies => f.write_str("trusted_proxies changed"),
             Self::Affinity => f.write_str("[affinity] changed"),
             Self::Drain => f.write_str("[drain] changed"),
@@ -99,6 +101,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         (old.http != new.http, Change::Http),
         (old.websocket != new.websocket, Change::WebSocket),
         (old.limits != new.limits, Change::Limits),
+        (old.logins != new.logins, Change::Logins),
         (
             old.trusted_proxies != new.trusted_proxies,
             Change::TrustedProxies,

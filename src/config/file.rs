@@ -78,6 +78,11 @@ tables! {
         /// within it again, so a slow answer is all that an honest client notices.
         limits: LimitsFile,
 
+        /// Logins, the most expensive thing that clients do: after a restart all of them come within
+        /// a second. The gateway lets only some at a time through, for every streamer and in all;
+        /// the others wait in their order and notice nothing but the time.
+        logins: LoginsFile,
+
         /// A returning client goes back to its streamer while that is healthy and has room.
         affinity: AffinityFile,
 
@@ -341,6 +346,38 @@ tables! {
         /// TLS handshakes at the same time; further ones wait. Each needs 30 KB and half a
         /// millisecond of a core.
         handshakes: Setting<Whole<1, 100_000>> = 256,
+    }
+
+    /// `[logins]`
+    LoginsFile {
+        /// false: let all of them through at once.
+        pace: Setting<bool> = true,
+
+        /// Logins in flight at one streamer, at most. It begins with a fifth of that, and so does a
+        /// streamer that comes back; more are let through while the answers come in time, and only
+        /// half as many when they do not.
+        streamer_concurrency: Setting<Whole<1, 10_000>> = 10,
+
+        /// The same for all streamers together, for the sake of the database behind them.
+        concurrency: Setting<Whole<1, 100_000>> = 100,
+
+        /// Logins at one streamer. With the subscriptions that follow, a login keeps a streamer
+        /// busy for about 10 ms; at this rate half of its time remains for those who are in, and
+        /// its 500 users are in after 10 s.
+        streamer_rate: Setting<PerSecond> = "50/s",
+
+        /// The same for all streamers together. A login is about 100 reads and 2 writes of the
+        /// database: 5,000 users are in after 50 s at the cost of 10,000 reads/s.
+        rate: Setting<PerSecond> = "100/s",
+
+        /// A login that takes longer says that there are too many. At rest one takes 100 ms.
+        latency_target: Setting<Duration> = "1s",
+
+        /// A login that is not answered within this counts as failed and makes room for another.
+        timeout: Setting<Duration> = "60s",
+
+        /// Logins that may wait. More than that are answered with an error.
+        queue_length: Setting<Whole<0, 1_000_000>> = 10000,
     }
 
     /// `[affinity]`

@@ -31,6 +31,7 @@ pub struct Config {
     pub http: Http,
     pub websocket: WebSocket,
     pub limits: Limits,
+    pub logins: Logins,
     pub trusted_proxies: Ranges,
     pub affinity: Affinity,
     pub drain: Drain,
@@ -224,6 +225,27 @@ pub struct Limits {
     pub max_connections: Option<usize>,
     /// TLS handshakes in flight.
     pub handshakes: usize,
+}
+
+/// How logins are paced; both limits and both rates hold at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logins {
+    /// `false`: nothing of the following applies.
+    pub pace: bool,
+    /// Most logins in flight at one streamer; never 0.
+    pub streamer_concurrency: u32,
+    /// Most logins in flight at all streamers together; never 0.
+    pub concurrency: u32,
+    /// Logins per second at one streamer; never 0.
+    pub streamer_rate: u32,
+    /// Logins per second at all streamers together; never 0.
+    pub rate: u32,
+    /// A login that takes longer says that there are too many.
+    pub latency_target: Duration,
+    /// A login without an answer for this long has failed.
+    pub timeout: Duration,
+    /// Logins that may wait.
+    pub queue_length: usize,
 }
 
 /// A token bucket.

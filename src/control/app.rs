@@ -19,6 +19,7 @@ use super::{
     banner, bounds,
     drain::{self, Exit, Progress},
     listeners::Listeners,
+    login_task,
     pools::Pools,
     reload::{self, Applied, Outcome, ReloadError, Trigger, Wish},
     signals, upkeep,
@@ -214,6 +215,7 @@ impl App {
         }));
         tokio::spawn(reload::run(inner.clone(), wished));
         tokio::spawn(upkeep::run(inner.clone()));
+        tokio::spawn(login_task::run(inner.clone()));
         Ok(Self {
             control: Control(inner),
         })

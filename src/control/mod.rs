@@ -6,6 +6,7 @@ mod banner;
 mod bounds;
 pub mod drain;
 pub mod listeners;
+mod login_task;
 pub mod pool_task;
 mod pools;
 pub mod reload;

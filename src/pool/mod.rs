@@ -13,6 +13,7 @@
 mod admission;
 mod care;
 mod health;
+pub mod logins;
 mod machine;
 mod members;
 mod meters;

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -16,8 +17,11 @@ use tokio_util::task::TaskTracker;
 use super::{registry::Registry, snapshot::Snapshot};
 use crate::{
     base::chunk::Budget,
-    config::model::Config,
-    pool::Recall,
+    config::model::{self, Config},
+    pool::{
+        Recall,
+        logins::{LoginSettings, Logins},
+    },
     session::{Rules, Side, Timeouts, limits::Allowance},
     telemetry::names,
 };
@@ -41,6 +45,8 @@ pub struct Shared {
     pub terms: LiveTerms,
     pub registry: Arc<Registry>,
     pub recall: Recall,
+    /// Who may log in; for all pools.
+    pub logins: Arc<Logins>,
     pub budget: Arc<Budget>,
     /// Relays, connections and tunnels; empty means that nobody is served any more.
     pub tasks: TaskTracker,
@@ -58,6 +64,7 @@ impl Shared {
             terms,
             registry: Arc::new(Registry::default()),
             recall: Recall::new(RECALLED, config.affinity.remember),
+            logins: Logins::new(login_settings(&config.logins), Instant::now()),
             budget,
             tasks: TaskTracker::new(),
             phase,
@@ -70,6 +77,8 @@ impl Shared {
         self.budget
             .set_limit(snapshot.config.websocket.buffer_total);
         self.terms.set(Terms::new(&snapshot.config));
+        self.logins
+            .reconfigure(login_settings(&snapshot.config.logins), Instant::now());
         self.snapshot.store(snapshot);
     }
 
@@ -193,6 +202,20 @@ impl Meters {
     /// Once per session, at its end.
     pub(super) fn closed(&self, reason: &'static str, by: Side) -> Counter {
         names::SESSIONS_CLOSED.counter(&[reason, by.label()])
+    }
+}
+
+/// What the configuration of logins means to [`Logins`].
+fn login_settings(config: &model::Logins) -> LoginSettings {
+    LoginSettings {
+        pace: config.pace,
+        streamer_concurrency: config.streamer_concurrency,
+        concurrency: config.concurrency,
+        streamer_rate: config.streamer_rate,
+        rate: config.rate,
+        latency_target: config.latency_target,
+        timeout: config.timeout,
+        queue_length: config.queue_length,
     }
 }
 

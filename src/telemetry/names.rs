@@ -87,6 +87,15 @@ metrics! {
     POOL_STREAMERS = Gauge Count "pool_streamers" ["pool", "state"] "Streamers of the pool by state: up, degraded, down, unknown, draining (or in maintenance).";
     POOL_WAITING = Gauge Count "pool_waiting" ["pool"] "Clients parked because no streamer has room.";
     POOL_REFUSED = Counter Count "pool_refused_total" ["pool", "reason"] "Clients turned away: queue_full, wait_timeout, no_streamer.";
+    LOGINS = Counter Count "logins_total" ["outcome"] "Logins sent to streamers, by their end: done, refused (unknown token), failed, timed_out (no answer), gone (the client or the streamer).";
+    LOGINS_LIMIT = Gauge Count "logins_limit" [] "Logins that may be in flight at all streamers together, as learned from their latency.";
+    LOGINS_RATE_LIMIT = Gauge Count "logins_rate_limit" [] "Logins that may begin in a second at all streamers together.";
+    LOGINS_QUEUE_FULL = Counter Count "logins_queue_full_total" [] "Logins turned away because too many wait.";
+    LOGIN_WAIT_SECONDS = Histogram Seconds "login_wait_seconds" [] "Time that logins waited in the gateway.";
+    LOGIN_SECONDS = Histogram Seconds "login_seconds" [] "From sending a login to a streamer until its answer.";
+    STREAMER_LOGINS_WAITING = Gauge Count "streamer_logins_waiting" ["streamer"] "Logins that wait in the gateway for the streamer.";
+    STREAMER_LOGINS_IN_FLIGHT = Gauge Count "streamer_logins_in_flight" ["streamer"] "Logins sent to the streamer and not answered.";
+    STREAMER_LOGINS_LIMIT = Gauge Count "streamer_logins_limit" ["streamer"] "Logins that may be in flight at the streamer, as learned from their latency; 0 while it has none.";
     DISCOVERY_UPDATES = Counter Count "discovery_updates_total" ["source", "result"] "Answers of discovery sources: ok, empty, failed.";
     DISCOVERY_STALE = Gauge Count "discovery_stale" ["source"] "1 while a source's last answer failed and the last good one is held.";
     AFFINITY = Counter Count "affinity_total" ["result"] "Where sessions went: kept (preferred streamer), moved (it had no room or health), new.";

@@ -1,0 +1,91 @@
+//! How many logins may begin within a time, and how many did.
+
+use std::time::{Duration, Instant};
+
+/// The generic cell rate algorithm: an even rate with a burst of a tenth of a second's worth.
+///
+/// Over any time `t`, no more than `burst + t * rate` logins begin.
+#[derive(Clone, Debug)]
+pub(super) struct Pacer {
+    interval: Duration,
+    tolerance: Duration,
+    /// When the next login would begin if all came evenly.
+    due: Instant,
+}
+
+impl Pacer {
+    /// `rate`: logins per second; 0 counts as 1.
+    pub(super) fn new(rate: u32, now: Instant) -> Self {
+        let rate = rate.max(1);
+        let interval = Duration::from_nanos(1_000_000_000_u64.div_ceil(u64::from(rate)));
+        Self {
+            interval,
+            tolerance: interval * (burst(rate) - 1),
+            due: now,
+        }
+    }
+
+    /// Goes on at another rate; what was used too early under the old one is still owed.
+    pub(super) fn set(&mut self, rate: u32, now: Instant) {
+        let ahead = self.due.saturating_duration_since(now);
+        let owed = ahead.as_nanos().div_ceil(self.interval.as_nanos().max(1));
+        let owed = u32::try_from(owed).unwrap_or(u32::MAX).min(burst(rate));
+        *self = Self::new(rate, now);
+        self.due = now + self.interval * owed;
+    }
+
+    /// When the next login may begin; in the past when it may at once.
+    pub(super) fn ready_at(&self) -> Instant {
+        self.due.checked_sub(self.tolerance).unwrap_or(self.due)
+    }
+
+    pub(super) fn take(&mut self, now: Instant) {
+        self.due = self.due.max(now) + self.interval;
+    }
+}
+
+/// Logins that may begin at the same moment after a pause, for a rate per second.
+fn burst(rate: u32) -> u32 {
+    (rate / 10).max(1)
+}
+
+/// Logins begun in the second before.
+#[derive(Clone, Debug)]
+pub(super) struct Tally {
+    since: Instant,
+    count: u32,
+    before: u32,
+}
+
+impl Tally {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            count: 0,
+            before: 0,
+        }
+    }
+
+    pub(super) fn add(&mut self, now: Instant) {
+        self.roll(now);
+        self.count += 1;
+    }
+
+    /// Within the last whole second.
+    pub(super) fn rate(&mut self, now: Instant) -> u32 {
+        self.roll(now);
+        self.before
+    }
+
+    fn roll(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.since);
+        if passed >= 2 * SECOND {
+            *self = Self::new(now);
+        } else if passed >= SECOND {
+            self.before = std::mem::take(&mut self.count);
+            self.since += SECOND;
+        }
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
