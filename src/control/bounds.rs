@@ -1,6 +1,7 @@
 //! What the configuration and the machine together allow: connections, and the memory they can
 //! take.
 
+use super::pool_task::PROBES_IN_FLIGHT;
 use crate::{
     config::model::{Config, Ranges},
     net::gate::GateTerms,
@@ -31,13 +32,8 @@ fn affordable_connections(config: &Config, descriptors: u64) -> usize {
         .iter()
         .map(|monolith| monolith.servers.len() * config.http.keep_alive_connections)
         .sum();
-    // Two probes of each streamer can be in flight; those that DNS finds are not known yet.
-    let streamers: usize = config
-        .pools
-        .iter()
-        .map(|pool| pool.streamers.len().max(FORESEEN_STREAMERS))
-        .sum();
-    let reserve = RESERVE + config.listeners.len() + 2 * streamers;
+    let probes = config.pools.len() * PROBES_IN_FLIGHT;
+    let reserve = RESERVE + config.listeners.len() + probes;
     // Idle connections to the monolith are closed when somebody else needs the place, but half of
     // what is there is never given to them.
     let idle_to_monolith = idle_to_monolith.min(descriptors / 8);
@@ -92,7 +88,6 @@ impl Memory {
 
 /// For the log, the admin listener and its clients, file watches, name servers, reloads.
 const RESERVE: usize = 128;
-const FORESEEN_STREAMERS: usize = 16;
 
 /// Measured budgets of `tests/footprint.rs`.
 const IDLE_PLAIN: u64 = 2 * 1024;

@@ -245,7 +245,7 @@ fn fault(error: &ProbeError) -> Fault {
 
 /// Probes of one pool at the same time; with more streamers than this that are all silent, probes
 /// come late but do come.
-const PROBES_IN_FLIGHT: usize = 64;
+pub(super) const PROBES_IN_FLIGHT: usize = 64;
 /// A streamer may answer on connections that it has and yet refuse new ones, so a connection for
 /// `GET /health` serves for a few probes only.
 const KEEP_FOR: Duration = Duration::from_secs(1);

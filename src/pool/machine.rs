@@ -83,6 +83,8 @@ impl Machine {
                 return match (kind, self.health) {
                     (ProbeKind::Ddp, _) if self.may_return(now) => {
                         self.attach_failures = 0;
+                        // Whatever failed before is over, `GET /health` included.
+                        self.health_failures = 0;
                         let ramp = match self.health {
                             // It kept its sessions and its share of new ones.
                             Health::Degraded { .. } => Ramp::Full,

@@ -124,17 +124,13 @@ impl Members {
                 Some((member.schedule.next(pace).filter(|at| *at <= now)?, member))
             })
             .collect();
-        order.sort_by_key(|(at, _)| *at);
+        order.sort_by_key(|(at, member)| (member.schedule.is_crowded(), *at));
         for (_, member) in order {
             while probes.len() < room
-                && let Some(kind) = member.schedule.take(pace, now)
+                && let Some(kind) = member.schedule.take(member.machine.health(), pace, now)
             {
-                probes.push(Probe::new(
-                    member.streamer.clone(),
-                    kind,
-                    member.machine.health(),
-                    pace,
-                ));
+                let health = member.machine.health();
+                probes.push(Probe::new(member.streamer.clone(), kind, health, pace, now));
             }
         }
         probes
@@ -167,10 +163,20 @@ impl Members {
         if matches!(member.admin, AdminState::Maint { .. }) {
             return None;
         }
+        if !member.schedule.ended(probe.kind, probe.began) {
+            return None;
+        }
         let thresholds = settings.thresholds();
         let transition = member
             .machine
             .probed(probe.kind, result, &thresholds, ramp, now);
+        if let Some(Transition {
+            to: Health::Up { .. },
+            ..
+        }) = transition
+        {
+            member.schedule.proven(probe.began);
+        }
         let may_return = member.machine.may_return(now);
         member.schedule.done(
             probe.kind,

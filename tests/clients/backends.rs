@@ -7,12 +7,14 @@ use tokio::{
     process::Child,
 };
 
-use crate::{folder, node};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{folder, node, support::settles};
 
 /// A running server; gone when dropped.
 pub(crate) struct Backend {
     pub(crate) port: u16,
-    _child: Child,
+    child: Child,
 }
 
 impl Backend {
@@ -30,7 +32,23 @@ impl Backend {
         let port = said["port"].as_u64().and_then(|port| port.try_into().ok());
         Self {
             port: port.expect("it says its port first"),
-            _child: child,
+            child,
         }
     }
+
+    /// Sends a signal to the process, and waits until it is in effect.
+    pub(crate) async fn signal(&self, signal: Signal) {
+        let id = self.child.id().expect("it runs");
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw).unwrap();
+        kill_process(pid, signal).unwrap();
+        let stopped = signal == Signal::STOP;
+        settles("the process to obey", stopped, async || is_stopped(id)).await;
+    }
+}
+
+/// State `T` in `/proc/<pid>/stat`, behind the name in brackets (`man 5 proc_pid_stat`).
+fn is_stopped(id: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    rest.starts_with('T')
 }

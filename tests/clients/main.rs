@@ -8,6 +8,9 @@
 mod backends;
 mod command;
 mod node;
+mod stopped;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::path::{Path, PathBuf};
 

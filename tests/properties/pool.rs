@@ -15,8 +15,8 @@ use std::{
 use ddp_gateway::{
     base::id::{StreamerAddr, StreamerId},
     pool::{
-        AdminState, Cause, Expectation, Fault, Health, Outcome, Permit, Pool, ProbeKind, Settings,
-        SplitMix, Streamer, Ticket, Wish,
+        AdminState, Cause, Expectation, Fault, Health, Outcome, Pace, Permit, Pool, Probe,
+        ProbeKind, Settings, SplitMix, Streamer, Ticket, Wish,
     },
 };
 
@@ -149,6 +149,176 @@ fn the_whole_pool_comes_back_at_once_for_all_who_wait() {
         .map(|ticket| ticket.poll(&mut cx, now))
         .collect();
     assert!(permits.iter().all(Poll::is_ready));
+}
+
+#[test]
+fn a_streamer_that_falls_silent_is_out_and_back_in_time_in_every_phase() {
+    const OUT: Duration = Duration::from_secs(2);
+    const BACK: Duration = Duration::from_millis(500);
+    for seed in 0..300 {
+        for silence in [Silence::Whole, Silence::Ddp, Silence::Refusal] {
+            let mut wire = Wire::new(seed);
+            wire.pass_until("proven", BACK, Wire::is_up);
+            wire.pass(10_000);
+            wire.silence = silence;
+            let out = match silence {
+                // The pause between two DDP probes, one that was just answered, two that fail.
+                Silence::Ddp => Duration::from_millis(11_000 + 100 + 500 + 500 + 500),
+                _ => OUT,
+            };
+            wire.pass_until("out", out, |wire| !wire.is_up());
+            wire.begun.clear();
+            wire.pass(3_000);
+            let asked = wire.asked(ProbeKind::Ddp);
+            wire.silence = Silence::None;
+            wire.pass_until("back", BACK, Wire::is_up);
+            // What was swallowed before the return does not take it out again.
+            wire.pass_while("stays", Duration::from_secs(3), Wire::is_up);
+            // Only the regular one may come; more of them want a good answer to `GET /health`.
+            assert!(asked.len() <= 1 || silence == Silence::Ddp);
+            for pair in asked.windows(2) {
+                let pause = pair[1] - pair[0];
+                assert!(
+                    pause >= Duration::from_millis(250),
+                    "seed {seed}: DDP probes {pause:?} apart are a burden on the message bus"
+                );
+            }
+        }
+    }
+}
+
+/// One streamer at the other end of a wire on which answers take their time.
+struct Wire {
+    pool: Arc<Pool>,
+    now: Instant,
+    random: SplitMix,
+    silence: Silence,
+    flying: Vec<Flying>,
+    /// When probes of each kind began.
+    begun: Vec<(ProbeKind, Instant)>,
+}
+
+struct Flying {
+    probe: Probe,
+    /// When the streamer answers, or `None`: it never does.
+    answer: Option<Instant>,
+    give_up: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    None,
+    /// Probes are swallowed; those under way too.
+    Whole,
+    Ddp,
+    /// Not silent, but gone.
+    Refusal,
+}
+
+impl Wire {
+    fn new(seed: u64) -> Self {
+        let mut settings = Settings::named("wire");
+        settings.seed = seed;
+        settings.pace = Pace {
+            interval: Duration::from_millis(400),
+            ddp_interval: Duration::from_secs(10),
+            timeout: Duration::from_millis(500),
+        };
+        let now = Instant::now();
+        let pool = Pool::new(settings, now);
+        pool.apply(&endpoints(&NAMES[..1]), now);
+        Self {
+            pool,
+            now,
+            random: SplitMix(seed),
+            silence: Silence::None,
+            flying: Vec::new(),
+            begun: Vec::new(),
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        self.pool.view().any_eligible()
+    }
+
+    fn asked(&self, kind: ProbeKind) -> Vec<Instant> {
+        let of_kind = self.begun.iter().filter(|(begun, _)| *begun == kind);
+        of_kind.map(|(_, at)| *at).collect()
+    }
+
+    /// Lets some time pass, up to this many milliseconds.
+    fn pass(&mut self, millis: u64) {
+        let end = self.now + Duration::from_millis(self.random.below(millis));
+        while self.step(end) {}
+    }
+
+    fn pass_until(&mut self, what: &str, limit: Duration, holds: impl Fn(&Self) -> bool) {
+        let start = self.now;
+        while !holds(self) {
+            assert!(self.step(start + limit), "not {what} within {limit:?}");
+        }
+    }
+
+    fn pass_while(&mut self, what: &str, time: Duration, holds: impl Fn(&Self) -> bool) {
+        let start = self.now;
+        while self.step(start + time) {
+            assert!(holds(self), "no longer {what} after {:?}", self.now - start);
+        }
+    }
+
+    /// Goes to the next event; false when there is none before `end`.
+    fn step(&mut self, end: Instant) -> bool {
+        let ends = self.flying.iter().map(|flying| flying.ends(self.silence));
+        let next = ends.map(|(at, _)| at).chain(self.pool.next_due()).min();
+        let next = next.map_or(end, |next| next.max(self.now));
+        if next >= end {
+            self.now = end;
+            return false;
+        }
+        self.now = next;
+        self.pool.advance(next);
+        if let Some(at) = (self.flying.iter()).position(|one| one.ends(self.silence).0 <= next) {
+            let flying = self.flying.remove(at);
+            let (_, result) = flying.ends(self.silence);
+            self.pool.probed(&flying.probe, result, next);
+        }
+        for probe in self.pool.due(100, next) {
+            self.begun.push((probe.kind, next));
+            let takes = Duration::from_millis(self.random.below(80));
+            let heard = !swallows(self.silence, probe.kind);
+            self.flying.push(Flying {
+                answer: heard.then_some(next + takes),
+                give_up: next + probe.timeout,
+                probe,
+            });
+        }
+        true
+    }
+}
+
+impl Flying {
+    /// When the probe ends and how, should the streamer remain as it is.
+    fn ends(&self, silence: Silence) -> (Instant, Result<(), Fault>) {
+        match self.answer {
+            _ if silence == Silence::Refusal => {
+                (self.give_up.min(self.refused()), Err(Fault::Connect))
+            }
+            Some(at) if !swallows(silence, self.probe.kind) => (at, Ok(())),
+            _ => (self.give_up, Err(Fault::Timeout)),
+        }
+    }
+
+    fn refused(&self) -> Instant {
+        self.give_up - self.probe.timeout + Duration::from_millis(1)
+    }
+}
+
+fn swallows(silence: Silence, kind: ProbeKind) -> bool {
+    match silence {
+        Silence::None | Silence::Refusal => false,
+        Silence::Whole => true,
+        Silence::Ddp => kind == ProbeKind::Ddp,
+    }
 }
 
 /// A pool, streamers that behave in various ways, and clients in all stages.
