@@ -124,7 +124,7 @@ impl Monolith {
         self.door.address()
     }
 
-    /// Requests seen so far.
+    /// Requests seen so far; those for `/health`, which probes send, do not count.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)
     }
@@ -206,7 +206,9 @@ impl Shared {
         request: Request<Incoming>,
         stop: CancellationToken,
     ) -> Result<Response<Body>, ClosedOnPurpose> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        if request.uri().path() != "/health" {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+        }
         let mut mode = self.mode.subscribe();
         // Fails only when the monolith is gone, and this connection with it.
         let _ = mode.wait_for(|mode| *mode != MonolithMode::Hang).await;

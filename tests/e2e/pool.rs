@@ -1,4 +1,9 @@
 //! Pools over real sockets: discovery, probes, and how soon a streamer is out and back.
+//!
+//! The limits of 2 s and 0.5 s are those of the promise, each measured once, by a [`Stopwatch`] that
+//! does not count the time for which the machine kept the process from running. That the schedule
+//! of the probes keeps them in every phase is proven with a virtual clock (`tests/properties/pool.rs`);
+//! here it is about the wire.
 
 use std::{
     future::poll_fn,
@@ -22,7 +27,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::nameserver::{Mood, NameServer, Zone};
+use crate::{
+    nameserver::{Mood, NameServer, Zone},
+    support::{Looks, stopwatch::Stopwatch},
+};
 
 /// A streamer that is stopped or silent is out of rotation within this.
 const OUT: Duration = Duration::from_secs(2);
@@ -46,21 +54,39 @@ impl Running {
         Self { pool, config, task }
     }
 
-    /// Waits until `condition` holds; how long that took.
-    async fn until(&self, what: &str, condition: impl Fn(&Pool) -> bool) -> Duration {
-        let start = Instant::now();
-        while !condition(&self.pool) {
-            let report = || self.pool.report(Instant::now());
-            assert!(start.elapsed() < PATIENCE, "{what}: {:#?}", report());
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    /// Waits until `condition` holds.
+    async fn until(&self, what: &str, condition: impl Fn(&Pool) -> bool) {
+        let mut looks = Looks::start();
+        while looks.again().await {
+            if condition(&self.pool) {
+                return;
+            }
         }
-        start.elapsed()
+        panic!("{what}: {:#?}", self.pool.report(Instant::now()));
     }
 
-    async fn until_eligible(&self, count: usize) -> Duration {
+    async fn until_eligible(&self, count: usize) {
         let what = format!("{count} streamers in rotation");
         self.until(&what, |pool| eligible(pool).len() == count)
-            .await
+            .await;
+    }
+
+    /// Waits until this one is taken out of rotation, for less than [`OUT`].
+    async fn out_in_time(&self, address: SocketAddr) {
+        let watch = Stopwatch::start("out of rotation");
+        self.until("out of rotation", |pool| !eligible(pool).contains(&address))
+            .await;
+        let took = watch.read();
+        assert!(took < OUT, "out of rotation after {took:?}");
+    }
+
+    /// Waits until this one is in rotation again, for less than [`BACK`].
+    async fn back_in_time(&self, address: SocketAddr) {
+        let watch = Stopwatch::start("back in rotation");
+        self.until("back in rotation", |pool| eligible(pool).contains(&address))
+            .await;
+        let took = watch.read();
+        assert!(took < BACK, "back in rotation after {took:?}");
     }
 
     fn reconfigure(&self, change: impl FnOnce(&mut model::Pool)) {
@@ -137,7 +163,8 @@ async fn a_pool_is_proven_by_ddp_before_it_takes_sessions() {
             .iter()
             .map(|upgrade| upgrade.target.as_str())
             .collect();
-        assert_eq!(targets, ["/websocket"]);
+        // One as a rule; more if the machine was too slow for the answer to the first.
+        assert!(!targets.is_empty() && targets.iter().all(|target| *target == "/websocket"));
         // The probe's own session is closed again.
         running
             .until("probes closed", |_| streamer.sessions() == 0)
@@ -154,14 +181,13 @@ async fn a_hanging_streamer_is_out_within_two_seconds_and_its_return_is_used_at_
     let streamers = streamers(2).await;
     let running = Running::start(config(&addresses(&streamers)));
     running.until_eligible(2).await;
-    in_time(async || {
-        streamers[0].set_mode(Mode::Hang).await.unwrap();
-        let out = running.until_eligible(1).await;
-        assert_eq!(eligible(&running.pool), [streamers[1].address()]);
-        streamers[0].set_mode(Mode::Normal).await.unwrap();
-        (out, running.until_eligible(2).await)
-    })
-    .await;
+    let hanging = streamers[0].address();
+    streamers[0].set_mode(Mode::Hang).await.unwrap();
+    running.out_in_time(hanging).await;
+    running.until_eligible(1).await;
+    assert_eq!(eligible(&running.pool), [streamers[1].address()]);
+    streamers[0].set_mode(Mode::Normal).await.unwrap();
+    running.back_in_time(hanging).await;
 }
 
 #[tokio::test]
@@ -169,21 +195,16 @@ async fn a_refusing_streamer_is_out_and_its_return_is_used_at_once() {
     let streamers = streamers(2).await;
     let running = Running::start(config(&addresses(&streamers)));
     running.until_eligible(2).await;
-    in_time(async || {
-        streamers[0].stop().await;
-        let out = running.until_eligible(1).await;
-        streamers[0].start_again().await.unwrap();
-        (out, running.until_eligible(2).await)
-    })
-    .await;
+    let refusing = streamers[0].address();
+    streamers[0].stop().await;
+    running.out_in_time(refusing).await;
+    streamers[0].start_again().await.unwrap();
+    running.back_in_time(refusing).await;
     // The same when it answers on the connections that it has, and only refuses new ones.
-    in_time(async || {
-        streamers[0].set_mode(Mode::Refuse).await.unwrap();
-        let out = running.until_eligible(1).await;
-        streamers[0].set_mode(Mode::Normal).await.unwrap();
-        (out, running.until_eligible(2).await)
-    })
-    .await;
+    streamers[0].set_mode(Mode::Refuse).await.unwrap();
+    running.out_in_time(refusing).await;
+    streamers[0].set_mode(Mode::Normal).await.unwrap();
+    running.back_in_time(refusing).await;
 }
 
 #[tokio::test]
@@ -192,13 +213,10 @@ async fn a_streamer_behind_a_black_hole_is_out_and_back_in_time() {
     let hole = Hole::dig(real.address()).await;
     let running = Running::start(config(&[hole.address]));
     running.until_eligible(1).await;
-    in_time(async || {
-        hole.open.send_replace(false);
-        let out = running.until_eligible(0).await;
-        hole.open.send_replace(true);
-        (out, running.until_eligible(1).await)
-    })
-    .await;
+    hole.open.send_replace(false);
+    running.out_in_time(hole.address).await;
+    hole.open.send_replace(true);
+    running.back_in_time(hole.address).await;
 }
 
 /// A way to a streamer that can be shut: bytes stay on it and connections get no answer.
@@ -231,20 +249,6 @@ impl Hole {
         });
         Self { address, open }
     }
-}
-
-/// Runs rounds of "out" and "back" until both are within their limits. A busy machine may spoil a
-/// round or two; a wrong pace spoils them all.
-async fn in_time(mut round: impl AsyncFnMut() -> (Duration, Duration)) {
-    let mut rounds = Vec::new();
-    for _ in 0..5 {
-        let (out, back) = round().await;
-        if out < OUT && back < BACK {
-            return;
-        }
-        rounds.push((out, back));
-    }
-    panic!("out and back: {rounds:?}");
 }
 
 #[tokio::test]
@@ -298,6 +302,7 @@ async fn a_streamer_that_answers_http_but_not_ddp_gets_nobody() {
     );
     // The other one turns half-dead while it is in rotation.
     streamers[0].set_mode(Mode::Normal).await.unwrap();
+    running.back_in_time(streamers[0].address()).await;
     running.until_eligible(2).await;
     streamers[1].set_mode(Mode::HalfDead).await.unwrap();
     running.until_eligible(1).await;
@@ -309,40 +314,34 @@ async fn the_whole_pool_comes_back_and_those_who_wait_are_served_within_half_a_s
     let streamers = streamers(3).await;
     let running = Running::start(config(&addresses(&streamers)));
     running.until_eligible(3).await;
-    let mut rounds = Vec::new();
-    for _ in 0..5 {
-        for streamer in &streamers {
-            streamer.stop().await;
-        }
-        running.until_eligible(0).await;
-        let waiting: Vec<_> = (0..1_200)
-            .map(|_| {
-                let pool = running.pool.clone();
-                let mut ticket = pool.wait(Wish::default(), Instant::now()).unwrap();
-                tokio::spawn(async move { poll_fn(|cx| ticket.poll(cx, Instant::now())).await })
-            })
-            .collect();
-        assert_eq!(running.pool.waiting(), 1_200);
-        let back = Instant::now();
-        for streamer in &streamers {
-            streamer.start_again().await.unwrap();
-        }
-        let mut permits = Vec::new();
-        for client in waiting {
-            permits.push(timeout(PATIENCE, client).await.unwrap().unwrap());
-        }
-        rounds.push(back.elapsed());
-        // All of them found room, and no streamer more than it may have.
-        for entry in &running.pool.view().entries {
-            assert!(entry.streamer.sessions() <= 500);
-        }
-        drop(permits);
-        assert_eq!(running.pool.report(Instant::now()).sessions, 0);
-        if rounds.last().is_some_and(|took| *took < BACK) {
-            return;
-        }
+    for streamer in &streamers {
+        streamer.stop().await;
     }
-    panic!("{rounds:?}");
+    running.until_eligible(0).await;
+    let waiting: Vec<_> = (0..1_200)
+        .map(|_| {
+            let pool = running.pool.clone();
+            let mut ticket = pool.wait(Wish::default(), Instant::now()).unwrap();
+            tokio::spawn(async move { poll_fn(|cx| ticket.poll(cx, Instant::now())).await })
+        })
+        .collect();
+    assert_eq!(running.pool.waiting(), 1_200);
+    let back = Stopwatch::start("all who waited are served");
+    for streamer in &streamers {
+        streamer.start_again().await.unwrap();
+    }
+    let mut permits = Vec::new();
+    for client in waiting {
+        permits.push(timeout(PATIENCE, client).await.unwrap().unwrap());
+    }
+    let took = back.read();
+    assert!(took < BACK, "served after {took:?}");
+    // All of them found room, and no streamer more than it may have.
+    for entry in &running.pool.view().entries {
+        assert!(entry.streamer.sessions() <= 500);
+    }
+    drop(permits);
+    assert_eq!(running.pool.report(Instant::now()).sessions, 0);
 }
 
 #[tokio::test]
@@ -367,21 +366,23 @@ async fn dns_finds_new_streamers_when_the_ttl_is_over() {
     };
     let _second = Streamer::start(options).await.unwrap();
     server.set_zone(zone.address("streamers.test", second.ip()));
-    let took = running.until_eligible(2).await;
+    let start = Stopwatch::start("a new address found");
+    running.until_eligible(2).await;
+    let took = start.read();
     assert!(took < Duration::from_secs(3), "{took:?}");
     // The TTL is honoured in both directions: asked again after it, and not before. One round of
     // an address that has A records is one query.
     let from = server.queries();
-    let start = Instant::now();
+    let (start, rounds) = (Instant::now(), Stopwatch::start("three rounds of queries"));
     running
         .until("three rounds", |_| server.queries() >= from + 3)
         .await;
-    let took = start.elapsed();
+    let (took, own) = (start.elapsed(), rounds.read());
     assert!(
         took > Duration::from_millis(1_900),
         "asked too often: {took:?}"
     );
-    assert!(took < Duration::from_secs(5), "asked too rarely: {took:?}");
+    assert!(own < Duration::from_secs(5), "asked too rarely: {own:?}");
     // One that leaves the name gets no new sessions.
     server.set_zone(Zone::with_ttl(1).address("streamers.test", second.ip()));
     running
@@ -524,7 +525,9 @@ async fn a_client_that_fails_exposes_a_half_dead_streamer() {
     let first = view.find(&first.as_str().into()).unwrap().streamer.clone();
     streamers[0].set_mode(Mode::HalfDead).await.unwrap();
     first.report(Outcome::TimedOut, Instant::now());
-    let out = running.until_eligible(1).await;
+    let start = Stopwatch::start("half-dead and out");
+    running.until_eligible(1).await;
+    let out = start.read();
     // The pause between two DDP probes, the probe, and its repetition.
     assert!(out < Duration::from_secs(4), "{out:?}");
     assert_eq!(eligible(&running.pool), [streamers[1].address()]);

@@ -14,24 +14,49 @@ pub mod http;
 pub mod metrics;
 pub mod process;
 pub mod socket;
+pub mod stopwatch;
 
 use std::{fmt::Debug, future::Future, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 /// Longer than anything that works takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Looks at something that nobody announces, again and again. What a test knows after a look is what
+/// it saw, never what a pause made likely: this is the only place where tests let time pass.
+pub struct Looks {
+    ticks: Interval,
+    deadline: Instant,
+}
+
+impl Looks {
+    /// For [`PATIENCE`]; the first look is at once.
+    pub fn start() -> Self {
+        let mut ticks = interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            ticks,
+            deadline: Instant::now() + PATIENCE,
+        }
+    }
+
+    /// Waits for the next look; false when there were enough.
+    pub async fn again(&mut self) -> bool {
+        self.ticks.tick().await;
+        Instant::now() < self.deadline
+    }
+}
+
 /// Waits until `look` finds something.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    let mut looks = Looks::start();
+    while looks.again().await {
         if let Some(found) = look().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        sleep(Duration::from_millis(10)).await;
     }
+    panic!("waited in vain: {what}")
 }
 
 /// Waits until a condition holds.
@@ -53,16 +78,17 @@ pub async fn settles<T: Debug + PartialEq>(
     wanted: T,
     mut look: impl AsyncFnMut() -> T,
 ) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    let mut looks = Looks::start();
+    let mut last = None;
+    while looks.again().await {
         let value = look().await;
         if value == wanted {
             return;
         }
-        assert!(
-            Instant::now() < deadline,
-            "{what}: {value:?} instead of {wanted:?}"
-        );
-        sleep(Duration::from_millis(10)).await;
+        last = Some(value);
     }
+    panic!("{what}: {last:?} instead of {wanted:?}");
 }
+
+/// Between two looks at a condition.
+const LOOK: Duration = Duration::from_millis(5);

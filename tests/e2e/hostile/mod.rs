@@ -15,7 +15,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, join, sink, split},
     net::TcpStream,
     task::JoinHandle,
-    time::sleep,
+    time::interval,
 };
 
 use crate::support::{
@@ -191,8 +191,9 @@ impl Peer {
     fn dripping(self, byte: u8) -> (Self, JoinHandle<()>) {
         let (read, mut write) = split(self.stream);
         let sending = async move {
+            let mut drops = interval(Duration::from_millis(20));
             while write.write_all(&[byte]).await.is_ok() {
-                sleep(Duration::from_millis(20)).await;
+                drops.tick().await;
             }
         };
         let peer = Self {

@@ -1,10 +1,11 @@
 //! Monolith servers that fail, each in its own way.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ddp_gateway::demo::monolith::{Monolith, MonolithMode, MonolithOptions};
 
-use super::{Origin, Served, demo, within};
+use super::{Origin, Served, demo};
+use crate::support::{stopwatch::Stopwatch, until};
 
 async fn named(name: &str) -> Monolith {
     Monolith::start(MonolithOptions {
@@ -92,24 +93,16 @@ async fn a_silent_server_is_out_within_two_seconds_and_back_within_half_a_second
         assert_eq!(served.ask(WHO).await.status(), 200);
     }
     one.set_mode(MonolithMode::Hang).await.unwrap();
-    let stopped = Instant::now();
-    within(async {
-        while up(&one) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-    assert!(stopped.elapsed() < Duration::from_secs(2));
+    let silent = Stopwatch::start("a silent server of the monolith out");
+    until("the silent server is out", async || !up(&one)).await;
+    let took = silent.read();
+    assert!(took < Duration::from_secs(2), "{took:?}");
     for _ in 0..10 {
         assert!(served.ask(WHO).await.text().contains("\"two\""));
     }
     one.set_mode(MonolithMode::Normal).await.unwrap();
-    let back = Instant::now();
-    within(async {
-        while !up(&one) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-    assert!(back.elapsed() < Duration::from_millis(500));
+    let back = Stopwatch::start("a server of the monolith back");
+    until("the server is back", async || up(&one)).await;
+    let took = back.read();
+    assert!(took < Duration::from_millis(500), "{took:?}");
 }

@@ -2,21 +2,22 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
 };
 
 use serde_json::Value;
+use tokio::sync::watch;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::{Served, demo, within};
+use super::{Reluctant, Served, demo, within};
 
-/// Everything that is logged in this process, as lines.
+/// Everything that is logged in this process, as lines; those who wait for one are told of each.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+struct Lines(Arc<watch::Sender<Vec<u8>>>);
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.send_modify(|text| text.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
@@ -35,22 +36,22 @@ impl<'a> MakeWriter<'a> for Lines {
 
 impl Lines {
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+        String::from_utf8_lossy(&self.0.borrow()).into_owned()
     }
 
     /// The access line of the request with this path.
     async fn of(&self, path: &str) -> Value {
+        let mut written = self.0.subscribe();
         within(async {
             loop {
-                let found = self
-                    .text()
+                let found = String::from_utf8_lossy(&written.borrow_and_update())
                     .lines()
                     .filter_map(|line| serde_json::from_str::<Value>(line).ok())
                     .find(|line| line["target"] == "access" && line["fields"]["path"] == path);
                 if let Some(found) = found {
                     return found["fields"].clone();
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                written.changed().await.unwrap();
             }
         })
         .await
@@ -118,18 +119,17 @@ async fn a_line_says_what_happened_and_tells_no_secret() {
     assert_eq!(lines.of("/cut").await["reason"], "monolith_cut");
 
     // A client that leaves before there is an answer.
-    let mut raw = served.connect().await;
-    raw.send("GET /slow?ms=60000 HTTP/1.1\r\nHost: h\r\n\r\n")
-        .await;
-    let before = monolith.requests();
-    within(async {
-        while monolith.requests() == before {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
+    let mut reluctant = Reluctant::start().await;
+    let waited = Served::start_with(&[reluctant.origin.address], |config| {
+        config.log.access = true
     })
     .await;
+    let mut raw = waited.connect().await;
+    raw.send("GET /unanswered HTTP/1.1\r\nHost: h\r\n\r\n")
+        .await;
+    reluctant.asked().await;
     drop(raw);
-    let line = lines.of("/slow").await;
+    let line = lines.of("/unanswered").await;
     assert_eq!(line["status"], 499);
     assert_eq!(line["reason"], "client_gone");
 

@@ -36,7 +36,7 @@ use ddp_gateway::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Semaphore, mpsc, watch},
     task::JoinHandle,
 };
 
@@ -128,6 +128,12 @@ impl Served {
 
     async fn connect(&self) -> Raw {
         Raw(TcpStream::connect(self.address).await.unwrap())
+    }
+
+    /// Waits until nothing that a client began goes on any more.
+    async fn rests(&self) {
+        self.shared.tasks.close();
+        within(self.shared.tasks.wait()).await;
     }
 
     /// Sends one request on a connection of its own and reads to the end of the connection.
@@ -280,6 +286,56 @@ impl Origin {
             }
         })
         .await
+    }
+}
+
+/// An origin that says when it is asked, and answers when it is told to.
+struct Reluctant {
+    origin: Origin,
+    asked: mpsc::UnboundedReceiver<()>,
+    answers: Arc<Semaphore>,
+}
+
+impl Reluctant {
+    async fn start() -> Self {
+        let (ask, asked) = mpsc::unbounded_channel();
+        let answers = Arc::new(Semaphore::new(0));
+        let leave = answers.clone();
+        let origin = Origin::start(move |mut stream| {
+            let (ask, leave) = (ask.clone(), leave.clone());
+            async move {
+                loop {
+                    let head = read_head(&mut stream).await;
+                    if head.is_empty() {
+                        return;
+                    }
+                    if !head.starts_with("GET /health ") {
+                        let _ = ask.send(());
+                        leave.acquire().await.unwrap().forget();
+                    }
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    if stream.write_all(answer).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        })
+        .await;
+        Self {
+            origin,
+            asked,
+            answers,
+        }
+    }
+
+    /// Waits for the next request that is no probe.
+    async fn asked(&mut self) {
+        within(self.asked.recv()).await.unwrap();
+    }
+
+    /// One request gets its answer.
+    fn answer(&self) {
+        self.answers.add_permits(1);
     }
 }
 

@@ -1,20 +1,18 @@
 //! Who answers: the gateway itself, which monolith, which of its servers, and how often.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use ddp_gateway::{
     config::model::{self, HostPattern, Route},
     proxy::shared::Phase,
 };
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::{Origin, Served, demo, read_head, within};
+use super::{Origin, Reluctant, Served, demo, read_head};
+use crate::support::until;
 
 #[tokio::test]
 async fn the_gateway_answers_sockjs_itself() {
@@ -221,10 +219,8 @@ async fn nothing_was_sent_so_even_a_post_goes_to_the_other_server() {
     let gone = Origin::start(|_| async {}).await;
     let address = gone.address;
     drop(gone);
-    within(async {
-        while tokio::net::TcpStream::connect(address).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    until("the port to be closed", async || {
+        TcpStream::connect(address).await.is_err()
     })
     .await;
     let served = Served::start(&[address, monolith.address()]).await;
@@ -252,32 +248,22 @@ async fn a_kept_connection_that_the_server_closed_costs_no_request() {
 
 #[tokio::test]
 async fn a_drain_lets_requests_finish_and_ends_idle_connections() {
-    let monolith = demo().await;
-    let served = Served::start(&[monolith.address()]).await;
+    let mut reluctant = Reluctant::start().await;
+    let served = Served::start(&[reluctant.origin.address]).await;
     let mut idle = served.connect().await;
-    idle.send("GET /demo/whoami HTTP/1.1\r\nHost: h\r\n\r\n")
-        .await;
-    idle.until("\"monolith\"}").await;
+    idle.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    reluctant.asked().await;
+    reluctant.answer();
+    idle.until("\r\n\r\nok").await;
     let mut busy = served.connect().await;
-    busy.send("GET /slow?ms=500 HTTP/1.1\r\nHost: h\r\n\r\n")
-        .await;
-    let before = monolith.requests();
-    within(async {
-        while monolith.requests() == before {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
+    busy.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    reluctant.asked().await;
     served.phase.send_replace(Phase::Draining);
     assert!(idle.rest().await.bytes.is_empty());
+    reluctant.answer();
     let answer = busy.rest().await;
     assert_eq!(answer.status(), 200);
-    assert_eq!(answer.body(), "slow, but here\n");
+    assert_eq!(answer.body(), "ok");
     assert_eq!(answer.header("connection").as_deref(), Some("close"));
-    within(async {
-        while !served.shared.tasks.is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    served.rests().await;
 }

@@ -86,7 +86,7 @@ async fn bytes_and_headers_pass_untouched() {
     // The end travels too, through both connections and back.
     raw.0.shutdown().await.unwrap();
     assert!(raw.rest().await.bytes.is_empty());
-    empty(&served).await;
+    served.rests().await;
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn an_idle_tunnel_ends() {
     raw.send(UPGRADE).await;
     raw.until("\r\n\r\nready").await;
     raw.rest().await;
-    empty(&served).await;
+    served.rests().await;
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn tunnels_end_with_the_gateway() {
     raw.until("still here").await;
     served.phase.send_replace(Phase::Closing);
     raw.rest().await;
-    empty(&served).await;
+    served.rests().await;
 }
 
 #[tokio::test]
@@ -210,13 +210,4 @@ async fn a_socket_over_http2_reaches_the_monolith() {
         .await
         .unwrap();
     assert_eq!(response.status(), 400);
-}
-
-async fn empty(served: &Served) {
-    within(async {
-        while !served.shared.tasks.is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
 }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -11,9 +11,9 @@ use std::{
 use ddp_gateway::telemetry::process;
 use serde_json::{Value, json};
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, mpsc},
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
 
 use super::{quiet, reload, route};
@@ -109,7 +109,7 @@ async fn a_hundred_reloads_under_two_thousand_sockets_lose_nothing() {
 
     let running = Arc::new(AtomicBool::new(true));
     let echoes = Arc::new(AtomicU64::new(0));
-    let ready = Arc::new(AtomicUsize::new(0));
+    let (ready, mut opened) = mpsc::unbounded_channel();
     let opening = Arc::new(Semaphore::new(50));
     let mut talkers = JoinSet::new();
     for n in 0..SOCKETS {
@@ -119,28 +119,35 @@ async fn a_hundred_reloads_under_two_thousand_sockets_lose_nothing() {
             let turn = opening.acquire().await.unwrap();
             let mut talker = Talker::start(&deployment, n).await;
             drop(turn);
-            ready.fetch_add(1, Ordering::Relaxed);
+            ready.send(()).unwrap();
+            // Each at a pace of its own, so that something is always under way.
+            let pause = Duration::from_millis(1000 + (n as u64 * 37) % 2000);
+            let mut turns = interval_at(Instant::now() + pause, pause);
+            turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while running.load(Ordering::Relaxed) {
                 soon("an echo", talker.echo())
                     .await
                     .unwrap_or_else(|fault| panic!("client {n}: {fault}"));
                 echoes.fetch_add(1, Ordering::Relaxed);
-                sleep(Duration::from_millis(1000 + (n as u64 * 37) % 2000)).await;
+                turns.tick().await;
             }
             talker
         });
     }
-    let opened = Instant::now();
-    while ready.load(Ordering::Relaxed) < SOCKETS {
-        assert!(
-            opened.elapsed() < Duration::from_secs(180),
-            "sockets do not open"
-        );
-        if let Some(ended) = talkers.try_join_next() {
-            ended.unwrap();
+    let all_open = async {
+        for _ in 0..SOCKETS {
+            tokio::select! {
+                _ = opened.recv() => {}
+                // Nobody leaves yet: this is one that failed, and says why.
+                Some(ended) = talkers.join_next() => {
+                    panic!("{:?}", ended.map(|_| "a client left"));
+                }
+            }
         }
-        sleep(Duration::from_millis(50)).await;
-    }
+    };
+    timeout(Duration::from_secs(180), all_open)
+        .await
+        .expect("sockets do not open");
     deployment.sessions(SOCKETS).await;
 
     let base = deployment.text_of(deployment.plan());
