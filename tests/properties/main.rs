@@ -2,6 +2,7 @@
 
 mod ddp;
 mod frames;
+mod journal;
 mod peer;
 mod pool;
 mod stream;

@@ -1,11 +1,28 @@
 //! What a session would need on another streamer, and what is unanswered.
 
-pub mod name;
+//!
+//! One allocation for all of it ([`arena`]), names as one byte ([`Name`]), ids and parameters packed ([`packed`]): the
+//! thirty subscriptions of a web client take about 1 KiB. Knows nothing of messages: the session machine tells it what
+//! went by.
+
+mod answer;
+mod arena;
+mod entry;
+mod identity;
+mod name;
+mod packed;
+mod watched;
+mod words;
 
 use std::{borrow::Cow, fmt};
 
-use crate::base::secret::Secret;
+use arena::{Arena, Head, Kind, NoRoom, Record};
+use entry::{put_request, split_request, take_id, take_name};
+use packed::{pack, unpack};
 
+pub use answer::{Answered, Begun, Updated, Waited};
+pub use entry::{SubRequest, SubView};
+pub use identity::LONGEST_TEXT;
 pub use name::Name;
 
 /// Longest id of a subscription or method, in bytes. Known clients use at most 36.
@@ -14,7 +31,9 @@ pub const LONGEST_ID: usize = 128;
 /// How much a [`Journal`] may keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Bytes on the heap.
+    /// Bytes on the heap. Parameters and unusual names of subscriptions are dropped when they do not fit, see
+    /// [`Journal::overflowed`]. When not even the ids fit, further ones are [`Begun::Full`], and user or token that do
+    /// not fit are not kept; the default has room for all ids that known clients can have.
     pub bytes: usize,
     /// Subscriptions, asked for and active.
     pub subs: u32,
@@ -32,47 +51,6 @@ impl Default for Bounds {
     }
 }
 
-/// What became of a subscription or method that a client asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Begun {
-    New,
-    /// The id is in use on this session. Nothing was noted.
-    Duplicate,
-    /// A bound is reached or the id is longer than [`LONGEST_ID`]. Nothing was noted.
-    Full,
-}
-
-/// An answer of the streamer, compared with what was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answered {
-    /// Nobody asked, or the matter has been closed.
-    Unknown,
-    /// Answered before: a second `ready` or `result`, or the end of a subscription that was ready.
-    Again,
-    First(Waited),
-}
-
-/// What was waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waited {
-    pub name: Name,
-    /// When it was asked for, in milliseconds since the session began.
-    pub since: u32,
-    /// Of a method: `updated` came before the result and is owed to the client. The method is finished.
-    pub owes_updated: bool,
-}
-
-/// What to do with `updated` for one method.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Updated {
-    /// The client has the result; the method is finished.
-    Forward,
-    /// The result is not here. It is remembered: see [`Waited::owes_updated`].
-    Early,
-    Unknown,
-}
-
 /// What the client last said about its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
@@ -80,109 +58,46 @@ pub enum Presence {
     Away,
 }
 
-/// One subscription.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SubView<'a> {
-    pub id: Cow<'a, str>,
-    pub name: Name,
-    /// The name as the client wrote it, its parameters too (`""` when it gave none). `None` when they were dropped,
-    /// see [`Journal::overflowed`].
-    pub request: Option<SubRequest<'a>>,
-    /// The streamer has answered `ready`.
-    pub ready: bool,
-    /// The client has sent `unsub`.
-    pub ending: bool,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-pub struct SubRequest<'a> {
-    pub name: Cow<'a, str>,
-    pub params: Cow<'a, str>,
-}
-
-impl fmt::Debug for SubView<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SubView")
-            .field("name", &self.name)
-            .field("ready", &self.ready)
-            .field("ending", &self.ending)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for SubRequest<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SubRequest")
-    }
-}
-
 /// Everything that would be needed to set the session up on another streamer, and what is unanswered.
+///
+/// What a client sends cannot make it larger than its [`Bounds`] and cannot make it panic. Every operation is linear in
+/// the number of entries.
 pub struct Journal {
+    /// First session, user and token if known, then subscriptions and methods in the order of their beginning.
+    arena: Arena,
     bounds: Bounds,
-    session: Option<String>,
-    resumable: bool,
-    user: Option<String>,
-    token: Option<String>,
-    presence: Option<Presence>,
-    subs: Vec<Sub>,
-    methods: Vec<Method>,
+    subs: u32,
+    pending_subs: u32,
+    methods: u32,
     unseen: u32,
+    /// Subscriptions have neither parameters nor names that [`Name`] does not know. Ends with the last of them.
+    overflowed: bool,
+    resumable: bool,
+    presence: Option<Presence>,
 }
 
-struct Sub {
-    id: String,
-    name: String,
-    params: String,
-    since: u32,
-    ready: bool,
-    ending: bool,
-}
-
-struct Method {
-    id: String,
-    name: Name,
-    since: u32,
-    result: bool,
-    updated: bool,
-}
+// Every session has one.
+const _: () = assert!(size_of::<Journal>() <= 64);
 
 impl Journal {
     /// Allocates nothing.
     pub fn new(bounds: Bounds) -> Self {
         Self {
+            arena: Arena::default(),
             bounds,
-            session: None,
-            resumable: false,
-            user: None,
-            token: None,
-            presence: None,
-            subs: Vec::new(),
-            methods: Vec::new(),
+            subs: 0,
+            pending_subs: 0,
+            methods: 0,
             unseen: 0,
+            overflowed: false,
+            resumable: false,
+            presence: None,
         }
-    }
-
-    /// The session id that the client knows. One longer than [`LONGEST_ID`] is not kept.
-    pub fn set_session(&mut self, client_visible: &str) {
-        self.session = Some(client_visible.to_owned());
     }
 
     /// The client's `connect` told how many messages it has received: it can resume.
     pub fn set_resumable(&mut self, yes: bool) {
         self.resumable = yes;
-    }
-
-    /// The streamer accepted a login. `token` is what logs the same user in again, if the session has seen it.
-    pub fn log_in(&mut self, user: &str, token: Option<&str>) {
-        self.user = Some(user.to_owned());
-        self.token = token.map(str::to_owned);
-    }
-
-    /// Forgets user, token and presence.
-    pub fn log_out(&mut self) {
-        self.user = None;
-        self.token = None;
-        self.presence = None;
     }
 
     pub fn set_presence(&mut self, presence: Presence) {
@@ -192,117 +107,121 @@ impl Journal {
     /// The client asks for a subscription. `params` is the JSON text of its parameters, `""` when it gave none; `at`
     /// the time in milliseconds since the session began.
     pub fn begin_sub(&mut self, id: &str, name: &str, params: &str, at: u32) -> Begun {
-        if self.subs.iter().any(|sub| sub.id == id) {
+        if self.find(Kind::Sub, id).is_some() {
             return Begun::Duplicate;
         }
-        if id.len() > LONGEST_ID || self.sub_count() >= self.bounds.subs {
+        if id.len() > LONGEST_ID || self.subs >= self.bounds.subs {
             return Begun::Full;
         }
-        self.subs.push(Sub {
-            id: id.to_owned(),
-            name: name.to_owned(),
-            params: params.to_owned(),
-            since: at,
-            ready: false,
-            ending: false,
-        });
+        let bound = self.bounds.bytes;
+        let head = Head::new(Kind::Sub).with(Head::WAITING);
+        let mut entry = entry::bare(id, Name::of(name));
+        if !self.overflowed {
+            let bare = entry.len();
+            put_request(name, params, &self.own_user(), &mut entry);
+            if self.arena.push(head, at, &entry, bound).is_ok() {
+                self.subs += 1;
+                self.pending_subs += 1;
+                return Begun::New;
+            }
+            self.overflow();
+            entry.truncate(bare);
+        }
+        if self.arena.push(head, at, &entry, bound).is_err() {
+            self.overflowed &= self.subs > 0;
+            return Begun::Full;
+        }
+        self.subs += 1;
+        self.pending_subs += 1;
         Begun::New
     }
 
     /// `ready` from the streamer.
     pub fn sub_ready(&mut self, id: &str) -> Answered {
-        let Some(sub) = self.subs.iter_mut().find(|sub| sub.id == id) else {
+        let Some(record) = self.find(Kind::Sub, id) else {
             return Answered::Unknown;
         };
-        if sub.ready {
-            return Answered::Again;
+        let answered = self.answered(&record);
+        if record.head.has(Head::WAITING) {
+            self.arena.answered(&record);
+            self.pending_subs = self.pending_subs.saturating_sub(1);
         }
-        sub.ready = true;
-        Answered::First(Waited {
-            name: Name::of(&sub.name),
-            since: sub.since,
-            owes_updated: false,
-        })
+        answered
     }
 
     /// `nosub` from the streamer: the subscription is over. `First` when it was never ready.
+    ///
+    /// For a `stream-user-presence` beside the first one this is the usual answer; what it added and removed is noted
+    /// with the first.
     pub fn end_sub(&mut self, id: &str) -> Answered {
-        let Some(place) = self.subs.iter().position(|sub| sub.id == id) else {
+        let Some(record) = self.find(Kind::Sub, id) else {
             return Answered::Unknown;
         };
-        let sub = self.subs.remove(place);
-        if sub.ready {
-            return Answered::Again;
+        let answered = self.answered(&record);
+        let change = self.presence_change(&record);
+        self.arena.remove(&record);
+        self.subs = self.subs.saturating_sub(1);
+        if record.head.has(Head::WAITING) {
+            self.pending_subs = self.pending_subs.saturating_sub(1);
         }
-        Answered::First(Waited {
-            name: Name::of(&sub.name),
-            since: sub.since,
-            owes_updated: false,
-        })
+        self.overflowed &= self.subs > 0;
+        if let Some(change) = change {
+            self.change_presence(&change);
+        }
+        answered
     }
 
     /// `unsub` from the client. Whether there is such a subscription.
     pub fn wants_end(&mut self, id: &str) -> bool {
-        match self.subs.iter_mut().find(|sub| sub.id == id) {
-            Some(sub) => {
-                sub.ending = true;
-                true
-            }
-            None => false,
-        }
+        let Some(record) = self.find(Kind::Sub, id) else {
+            return false;
+        };
+        self.arena.mark(&record, record.head.with(Head::MARKED));
+        true
     }
 
     /// The client calls a method. `at` is the time in milliseconds since the session began.
     pub fn begin_method(&mut self, id: &str, name: &str, at: u32) -> Begun {
-        if self.methods.iter().any(|method| method.id == id) {
+        if self.find(Kind::Method, id).is_some() {
             return Begun::Duplicate;
         }
-        if id.len() > LONGEST_ID || self.unanswered_methods() >= self.bounds.methods {
+        if id.len() > LONGEST_ID || self.methods >= self.bounds.methods {
             return Begun::Full;
         }
-        self.methods.push(Method {
-            id: id.to_owned(),
-            name: Name::of(name),
-            since: at,
-            result: false,
-            updated: false,
-        });
+        let head = Head::new(Kind::Method).with(Head::WAITING);
+        let entry = entry::bare(id, Name::of(name));
+        if self.insert(usize::MAX, head, at, &entry).is_err() {
+            return Begun::Full;
+        }
+        self.methods += 1;
         Begun::New
     }
 
     /// `result` from the streamer. The method stays in flight until its `updated` came.
     pub fn method_result(&mut self, id: &str) -> Answered {
-        let Some(place) = self.methods.iter().position(|method| method.id == id) else {
+        let Some(record) = self.find(Kind::Method, id) else {
             return Answered::Unknown;
         };
-        let method = &mut self.methods[place];
-        if method.result {
-            return Answered::Again;
+        let answered = self.answered(&record);
+        if record.head.has(Head::MARKED) {
+            self.end_method(&record);
+        } else {
+            self.arena.answered(&record);
         }
-        method.result = true;
-        let waited = Waited {
-            name: method.name,
-            since: method.since,
-            owes_updated: method.updated,
-        };
-        if method.updated {
-            self.methods.remove(place);
-        }
-        Answered::First(waited)
+        answered
     }
 
     /// `updated` from the streamer, for one of the methods it names.
     pub fn method_updated(&mut self, id: &str) -> Updated {
-        let Some(place) = self.methods.iter().position(|method| method.id == id) else {
+        let Some(record) = self.find(Kind::Method, id) else {
             return Updated::Unknown;
         };
-        if self.methods[place].result {
-            self.methods.remove(place);
-            Updated::Forward
-        } else {
-            self.methods[place].updated = true;
-            Updated::Early
+        if record.head.has(Head::WAITING) {
+            self.arena.mark(&record, record.head.with(Head::MARKED));
+            return Updated::Early;
         }
+        self.end_method(&record);
+        Updated::Forward
     }
 
     /// The client calls a method whose id could not be read. Until [`Journal::end_unseen`], answers with unknown ids
@@ -315,20 +234,8 @@ impl Journal {
         self.unseen = self.unseen.saturating_sub(1);
     }
 
-    pub fn session(&self) -> Option<Cow<'_, str>> {
-        self.session.as_deref().map(Cow::Borrowed)
-    }
-
     pub fn resumable(&self) -> bool {
         self.resumable
-    }
-
-    pub fn user(&self) -> Option<Cow<'_, str>> {
-        self.user.as_deref().map(Cow::Borrowed)
-    }
-
-    pub fn token(&self) -> Option<Secret<String>> {
-        self.token.clone().map(Secret::new)
     }
 
     pub fn presence(&self) -> Option<Presence> {
@@ -337,31 +244,25 @@ impl Journal {
 
     /// All subscriptions in the order of their first appearance.
     pub fn subs(&self) -> impl Iterator<Item = SubView<'_>> {
-        self.subs.iter().map(|sub| SubView {
-            id: Cow::Borrowed(&sub.id),
-            name: Name::of(&sub.name),
-            request: Some(SubRequest {
-                name: Cow::Borrowed(&sub.name),
-                params: Cow::Borrowed(&sub.params),
-            }),
-            ready: sub.ready,
-            ending: sub.ending,
-        })
+        let own_user = self.own_user();
+        self.arena
+            .records()
+            .filter(|record| record.head.is(Kind::Sub))
+            .filter_map(move |record| self.view(&record, &own_user))
     }
 
     pub fn sub_count(&self) -> u32 {
-        u32::try_from(self.subs.len()).unwrap_or(u32::MAX)
+        self.subs
     }
 
     /// Subscriptions without `ready`.
     pub fn pending_subs(&self) -> u32 {
-        let pending = self.subs.iter().filter(|sub| !sub.ready).count();
-        u32::try_from(pending).unwrap_or(u32::MAX)
+        self.pending_subs
     }
 
     /// Methods whose `result` or `updated` is missing.
     pub fn unanswered_methods(&self) -> u32 {
-        u32::try_from(self.methods.len()).unwrap_or(u32::MAX)
+        self.methods
     }
 
     /// Methods in flight whose id is unknown.
@@ -369,30 +270,124 @@ impl Journal {
         self.unseen
     }
 
-    /// Bytes on the heap.
+    /// Bytes on the heap; at most [`Bounds::bytes`].
     pub fn bytes(&self) -> usize {
-        self.subs
-            .iter()
-            .map(|sub| sub.id.capacity() + sub.name.capacity() + sub.params.capacity())
-            .sum()
+        self.arena.capacity()
     }
 
     /// Names and parameters of subscriptions were dropped because of [`Bounds::bytes`], so the session cannot be set up
-    /// elsewhere.
+    /// elsewhere. Holds until none of the subscriptions is left.
     pub fn overflowed(&self) -> bool {
-        false
+        self.overflowed
+    }
+
+    /// Compares ids as they are packed.
+    fn find(&self, kind: Kind, id: &str) -> Option<Record> {
+        if id.len() > LONGEST_ID {
+            return None;
+        }
+        let mut wanted = Vec::with_capacity(id.len() + 1);
+        pack(id, "", &mut wanted);
+        self.arena.records().find(|record| {
+            let mut body = self.arena.body(record);
+            record.head.is(kind) && take_id(&mut body) == Some(&wanted)
+        })
+    }
+
+    /// What the next answer to this entry is.
+    fn answered(&self, record: &Record) -> Answered {
+        if !record.head.has(Head::WAITING) {
+            return Answered::Again;
+        }
+        Answered::First(Waited {
+            name: self.name(record),
+            since: record.since,
+            owes_updated: record.head.is(Kind::Method) && record.head.has(Head::MARKED),
+        })
+    }
+
+    fn name(&self, record: &Record) -> Name {
+        let mut body = self.arena.body(record);
+        take_id(&mut body)
+            .and_then(|_| take_name(&mut body))
+            .unwrap_or(Name::OTHER)
+    }
+
+    fn end_method(&mut self, record: &Record) {
+        self.arena.remove(record);
+        self.methods = self.methods.saturating_sub(1);
+    }
+
+    fn view<'a>(&'a self, record: &Record, own_user: &str) -> Option<SubView<'a>> {
+        let mut body = self.arena.body(record);
+        let id = unpack(take_id(&mut body)?, "");
+        let name = take_name(&mut body)?;
+        let request = if self.overflowed {
+            None
+        } else {
+            let (text, params) = split_request(name, body)?;
+            let params = if record.head.has(Head::SET) {
+                Cow::Owned(watched::to_params(params))
+            } else {
+                unpack(params, own_user)
+            };
+            Some(SubRequest { name: text, params })
+        };
+        Some(SubView {
+            id,
+            name,
+            request,
+            ready: !record.head.has(Head::WAITING),
+            ending: record.head.has(Head::MARKED),
+        })
+    }
+
+    /// Puts a record into the arena, if need be at the cost of parameters.
+    fn insert(&mut self, at: usize, head: Head, since: u32, body: &[u8]) -> Result<(), NoRoom> {
+        let bound = self.bounds.bytes;
+        let inserted = self.arena.insert(at, head, since, body, bound);
+        if inserted.is_ok() || self.overflowed || self.subs == 0 {
+            return inserted;
+        }
+        self.overflow();
+        self.arena.insert(at, head, since, body, bound)
+    }
+
+    /// Drops what is needed only to set the session up elsewhere: it cannot be any more.
+    fn overflow(&mut self) {
+        if self.overflowed {
+            return;
+        }
+        let mut bare = Arena::default();
+        for record in self.arena.records() {
+            let body = self.arena.body(&record);
+            let kept = if record.head.is(Kind::Sub) {
+                entry::bare_len(body)
+            } else {
+                body.len()
+            };
+            let head = record.head.without(Head::SET);
+            let pushed = bare.push(head, record.since, &body[..kept], self.bounds.bytes);
+            debug_assert_eq!(pushed, Ok(()), "what is left is smaller");
+        }
+        self.arena = bare;
+        self.overflowed = true;
     }
 }
 
 impl fmt::Debug for Journal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Journal")
-            .field("logged_in", &self.user.is_some())
-            .field("subs", &self.sub_count())
-            .field("pending_subs", &self.pending_subs())
-            .field("methods", &self.unanswered_methods())
+            .field("logged_in", &self.user().is_some())
+            .field("subs", &self.subs)
+            .field("pending_subs", &self.pending_subs)
+            .field("methods", &self.methods)
             .field("unseen", &self.unseen)
             .field("bytes", &self.bytes())
+            .field("overflowed", &self.overflowed)
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

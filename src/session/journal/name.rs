@@ -62,6 +62,17 @@ impl Name {
         Self::ALL.into_iter().filter(|name| name.is_method())
     }
 
+    pub(super) fn code(self) -> u8 {
+        self.0
+    }
+
+    pub(super) fn from_code(code: u8) -> Self {
+        Self::ALL
+            .get(usize::from(code))
+            .copied()
+            .unwrap_or(Self::OTHER)
+    }
+
     fn sort(self) -> Option<Sort> {
         KNOWN.get(self.index()).map(|&(_, sort)| sort)
     }
