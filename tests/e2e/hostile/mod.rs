@@ -41,7 +41,8 @@ impl Scene {
     }
 
     async fn of(plan: Plan) -> Self {
-        let deployment = Deployment::of(plan).await;
+        // On the heap: a future that holds a whole configuration is large.
+        let deployment = Box::pin(Deployment::of(plan)).await;
         count_panics();
         let neighbours = [
             Client::raw(deployment.plain(), Way::Plain).await,
