@@ -163,7 +163,10 @@ mod tests {
 
     #[test]
     fn the_first_element_of_an_array_only() {
-        assert_eq!(first_element("[ {\"a\":1} , 2]").unwrap().get(), "{\"a\":1}");
+        assert_eq!(
+            first_element("[ {\"a\":1} , 2]").unwrap().get(),
+            "{\"a\":1}"
+        );
         for json in ["", "[]", "{}", "[1", "[1]]", "[1,]"] {
             assert!(first_element(json).is_none(), "{json}");
         }

@@ -161,7 +161,10 @@ mod tests {
     fn ids_of_ready_and_updated() {
         let names = |ids: &[&str]| Ok(ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>());
         for (json, found) in [
-            (r#"{"msg":"ready","subs":["a","b\n"]}"#, names(&["a", "b\n"])),
+            (
+                r#"{"msg":"ready","subs":["a","b\n"]}"#,
+                names(&["a", "b\n"]),
+            ),
             (r#"{"msg":"ready","methods":["x"],"subs":[]}"#, names(&[])),
             (r#"{"msg":"updated","methods":["7"]}"#, names(&["7"])),
             (

@@ -77,10 +77,7 @@ impl<'a> Request<'a> {
     }
 }
 
-fn needed<'a>(
-    value: Option<&'a RawValue>,
-    key: &'static str,
-) -> Result<Cow<'a, str>, SyntaxError> {
+fn needed<'a>(value: Option<&'a RawValue>, key: &'static str) -> Result<Cow<'a, str>, SyntaxError> {
     value
         .and_then(text)
         .filter(|text| !text.is_empty())

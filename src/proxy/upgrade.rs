@@ -167,7 +167,7 @@ impl Visit<'_> {
         });
         self.shared
             .tasks
-            .spawn(begin(on_upgrade, opening, registration));
+            .spawn(begin(on_upgrade, opening, registration, now));
         Ok(response)
     }
 
@@ -325,7 +325,12 @@ fn switching(request: &Request<Incoming>) -> Result<Response<Body>, UpgradeError
 
 /// Waits until the answer is out and hands the socket to a relay on a task of its own, which is
 /// much smaller than this one.
-async fn begin(on_upgrade: OnUpgrade, opening: Box<Opening>, registration: Registration) {
+async fn begin(
+    on_upgrade: OnUpgrade,
+    opening: Box<Opening>,
+    registration: Registration,
+    asked: Instant,
+) {
     let Some((down, early)) = upgraded(on_upgrade).await else {
         return;
     };
@@ -360,6 +365,7 @@ async fn begin(on_upgrade: OnUpgrade, opening: Box<Opening>, registration: Regis
         pool = %entry.pool,
     );
     let now = Instant::now();
+    shared.meters.accept_seconds.record(now - asked);
     shared.tasks.spawn(Relay::new(
         down,
         early,

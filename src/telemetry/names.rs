@@ -74,6 +74,7 @@ metrics! {
     SESSION_MESSAGES = Counter Count "session_messages_total" ["direction"] "WebSocket messages forwarded: up (from clients), down (to clients).";
     SESSION_BYTES = Counter Bytes "session_bytes_total" ["direction"] "WebSocket bytes forwarded, frame headers included.";
     SESSION_SECONDS = Histogram Seconds "session_seconds" [] "Life of client sockets.";
+    ACCEPT_SECONDS = Histogram Seconds "accept_seconds" [] "From a client's upgrade request until the answer is out and its session begins, with SockJS's `o`; browsers fall back to polling after 0.6 s.";
     ATTACH_SECONDS = Histogram Seconds "attach_seconds" [] "From a client's DDP connect until a streamer answered connected.";
     BACKLOG_BYTES = Gauge Bytes "backlog_bytes" [] "Bytes that wait for slow peers, whole process.";
     LIMITED = Counter Count "limited_total" ["reason"] "Times a client was slowed down or turned away: messages, bytes, connections.";
