@@ -1,0 +1,124 @@
+//! Many users, each in a task of its own.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{task::JoinSet, time::sleep};
+
+use super::{
+    attempt::Life,
+    board::{Board, Pin, Standing},
+    dialogue::MAX_SUBSCRIPTIONS,
+    kind::Kind,
+};
+
+/// Where users connect to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Users are spread over these.
+    pub addresses: Vec<SocketAddr>,
+    /// Addresses of this machine to come from; empty: the system chooses. One has room for some
+    /// 28,000 connections to one address.
+    pub sources: Vec<IpAddr>,
+    /// What they call the server.
+    pub host: String,
+}
+
+impl Target {
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            addresses: vec![address],
+            sources: Vec::new(),
+            host: address.to_string(),
+        }
+    }
+}
+
+/// One user.
+#[derive(Clone, Debug)]
+pub struct Person {
+    pub(super) number: u32,
+    pub(super) kind: Kind,
+    pub(super) token: Box<str>,
+    pub(super) user: Box<str>,
+    pub(super) subscriptions: u8,
+}
+
+impl Person {
+    /// `token` is what `login` resumes with, `user` the id that belongs to it; of the
+    /// subscriptions of its client it has the first so many, at most 60.
+    pub fn new(number: u32, kind: Kind, token: &str, user: &str, subscriptions: u8) -> Self {
+        Self {
+            number,
+            kind,
+            token: token.into(),
+            user: user.into(),
+            subscriptions: subscriptions.min(MAX_SUBSCRIPTIONS),
+        }
+    }
+}
+
+/// Users who live until it is dropped; then their sockets end without a goodbye.
+#[derive(Debug)]
+pub struct Crowd {
+    board: Arc<Board>,
+    tasks: JoinSet<()>,
+}
+
+impl Crowd {
+    /// Lets these people in, one after the other over `spread`.
+    pub fn start(
+        target: Target,
+        people: impl IntoIterator<Item = Person, IntoIter: ExactSizeIterator>,
+        spread: Duration,
+        seed: u64,
+    ) -> Self {
+        let board = Arc::new(Board::new());
+        let target = Arc::new(target);
+        let people = people.into_iter();
+        let pause = spread / u32::try_from(people.len().max(1)).unwrap_or(u32::MAX);
+        let mut tasks = JoinSet::new();
+        for (person, nth) in people.zip(0..) {
+            let (board, target) = (board.clone(), target.clone());
+            tasks.spawn(async move {
+                sleep(pause * nth).await;
+                let mut pin = Pin::new(&board);
+                Life::new(&person, &target, &board, seed)
+                    .run(&mut pin)
+                    .await;
+                pin.set(Standing::Gone);
+                std::future::pending::<()>().await;
+            });
+        }
+        Self { board, tasks }
+    }
+
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    pub fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Waits until all of them stand there.
+    ///
+    /// # Errors
+    /// How they stand when that has not happened by then.
+    pub async fn all(&self, standing: Standing, deadline: Instant) -> Result<(), String> {
+        while self.board.count(standing) < self.len() {
+            if Instant::now() >= deadline {
+                return Err(self.board.to_string());
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! All streamers die and come back under many simulated users of the three kinds.
+//!
+//! The gateway is a process of its own, the streamers and the users are in this one. By hand:
+//!
+//!     STORM_CLIENTS=5000 cargo nextest run --test storm --no-capture
+//!
+//! What is printed says how the users fared, and how late the machine itself was.
+
+#![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
+
+mod scene;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../../loadtests/users/mod.rs"]
+mod users;
+
+use std::time::Duration;
+
+use ddp_gateway::demo::logins::LoginModel;
+
+use crate::scene::{Outcome, Scene, Weather, clients};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_comes_back_when_all_streamers_do() {
+    let weather = weather(clients(), "");
+    let scene = Scene::start(&weather).await;
+    let outcome = scene.storm().await;
+    report("storm", &weather, &outcome);
+    calm(&weather, &outcome);
+}
+
+/// A monolith that can do 200 logins in a second.
+fn weather(clients: usize, tables: &str) -> Weather {
+    let streamers = 4;
+    Weather {
+        clients,
+        streamers,
+        logins: LoginModel {
+            cost: Duration::from_millis(40),
+            workers: 8,
+        },
+        subscriptions: 15,
+        tables: format!(
+            "[pool]\nsessions_per_streamer = {}\nslow_start = \"0s\"\n\
+             [log]\naccess = false\n{tables}",
+            clients.div_ceil(streamers) * 2
+        ),
+        patience: Duration::from_millis(30_000 + 20 * clients as u64),
+    }
+}
+
+fn report(name: &str, weather: &Weather, outcome: &Outcome) {
+    let each: Vec<usize> = outcome.each.iter().map(|one| one.most_in_flight).collect();
+    println!(
+        "{name}: {} clients, {} streamers; settled {:.1?} after the streamers were back\n\
+         {}\n    logins      most in flight {}, on each streamer {each:?}, most in a second {}",
+        weather.clients,
+        weather.streamers,
+        outcome.settled,
+        outcome.tally,
+        outcome.all.most_in_flight,
+        outcome.all.most_per_second,
+    );
+    println!(
+        "    gateway     {:.2} % of the upgrades answered within 50 ms",
+        outcome.in_time * 100.0
+    );
+}
+
+/// What holds in every storm.
+fn calm(weather: &Weather, outcome: &Outcome) {
+    let Outcome { tally, .. } = outcome;
+    assert_eq!(tally.breaches, 0, "{:?}", tally.first_breaches);
+    assert_eq!(tally.errors.len(), 0, "{:?}", tally.errors);
+    assert_eq!(tally.logins, weather.clients as u64);
+    // A client whose transport opens comes back once. One whose transport does not open in time may
+    // try again after 10 ms, twice, and then waits for seconds; who is accepted and then closed
+    // would come back a hundred times in a second.
+    let (most, dense) = tally.most_attempts(Duration::from_secs(1));
+    assert!(
+        most <= 4 && dense <= 3,
+        "{most} attempts of one client, {dense} of them within a second"
+    );
+    // Two for each browser that gave the WebSocket up; that takes 0.6 s without an answer, which a
+    // busy machine may be the reason of.
+    assert!(
+        tally.fallbacks <= weather.clients as u64 / 50,
+        "browsers went to polling: {}",
+        tally.fallbacks
+    );
+    assert!(
+        outcome.in_time >= 0.99,
+        "only {:.2} % of the upgrades were answered within 50 ms",
+        outcome.in_time * 100.0
+    );
+}
