@@ -10,11 +10,14 @@ use super::{
     diagnostic::{Diagnostic, Place, Severity},
     file::FileConfig,
     model::{
-        Affinity, Certificate, Config, Drain, Health, Http, Limits, Log, Logins, Ranges, Rate,
-        WebSocket,
+        Affinity, Certificate, Config, Drain, Health, Http, Limits, Log, Logins, MethodLimits,
+        Pool, Quota, Ranges, Rate, WebSocket,
     },
     table::Setting,
-    value::{choice::Or, quantity::Size},
+    value::{
+        choice::{Auto, Off, Or},
+        quantity::{PerTime, Size},
+    },
 };
 use crate::base::secret::Secret;
 
@@ -54,6 +57,7 @@ impl<'a> Builder<'a> {
         let (monoliths, routes) = self.routes(&pools);
         let file = self.file;
         let trusted_proxies = self.trusted_proxies();
+        let limits = self.limits(&pools);
         Config {
             listeners,
             admin,
@@ -62,7 +66,7 @@ impl<'a> Builder<'a> {
             pools,
             http: self.http(),
             websocket: self.websocket(),
-            limits: self.limits(),
+            limits,
             logins: self.logins(),
             trusted_proxies,
             affinity: self.affinity(),
@@ -184,7 +188,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn limits(&mut self) -> Limits {
+    fn limits(&mut self, pools: &[Pool]) -> Limits {
         let limits = &self.file.limits;
         let message_limit = &self.file.websocket.message_limit;
         if limits.bytes_burst.value.0 < message_limit.value.0 {
@@ -218,6 +222,25 @@ impl<'a> Builder<'a> {
                 .value()
                 .map(|limit| count(limit.0)),
             handshakes: count(limits.handshakes.value.0),
+            methods: self.method_limits(pools),
+        }
+    }
+
+    fn method_limits(&mut self, pools: &[Pool]) -> MethodLimits {
+        let methods = &self.file.limits.methods;
+        self.at_least(&methods.penalty, Duration::from_secs(1));
+        let quota = |setting: &Setting<Or<PerTime, Off>>| Some(setting.value.value()?.0);
+        MethodLimits {
+            connection: quota(&methods.connection),
+            user: quota(&methods.user),
+            address: methods.address.value.value().map(|quota| match quota {
+                Or::Value(quota) => quota.0,
+                Or::Word(Auto) => full_streamer(pools),
+            }),
+            connection_by_method: quota(&methods.connection_by_method),
+            user_by_method: quota(&methods.user_by_method),
+            abuse: quota(&methods.abuse),
+            penalty: methods.penalty.value,
         }
     }
 
@@ -435,6 +458,15 @@ enum SecretFileError {
     Unreadable(PathBuf, io::Error),
     #[error("{}: has less than 16 bytes", .0.display())]
     TooShort(PathBuf),
+}
+
+/// What the clients of a full streamer may ask for if all of them come from one address: 240 a minute each.
+fn full_streamer(pools: &[Pool]) -> Quota {
+    let clients = pools.iter().map(|pool| pool.sessions_per_streamer).max();
+    Quota {
+        requests: clients.unwrap_or(1).saturating_mul(240),
+        interval: Duration::from_secs(60),
+    }
 }
 
 /// The bytes of the file without the newline that editors put at the end.

@@ -13,7 +13,7 @@ use super::{
         address::{DnsName, Endpoint},
         choice::{Auto, Off, Or},
         list::{Many, OneOrMany},
-        quantity::{BytesPerSecond, PerSecond, Share, Size, Whole},
+        quantity::{BytesPerSecond, PerSecond, PerTime, Share, Size, Whole},
         text::{
             CookieName, FilePath, LogFilter, PoolRef, Record, RoutePath, SecretText, WebOrigin,
         },
@@ -346,6 +346,41 @@ tables! {
         /// TLS handshakes at the same time; further ones wait. Each needs 30 KB and half a
         /// millisecond of a core.
         handshakes: Setting<Whole<1, 100_000>> = 256,
+
+        /// Methods and subscriptions, by the rules and with the defaults of Rocket.Chat's own
+        /// limiter (the settings DDP_Rate_Limit_*), which sees nothing of what goes through a
+        /// streamer. What is over a limit is answered with too-many-requests and reaches no
+        /// streamer. "600/60s": 600 at once, and from then on one each 0.1 s. Each may be "off".
+        methods: MethodLimitsFile,
+    }
+
+    /// `[limits.methods]`
+    MethodLimitsFile {
+        /// Of one connection. A web client sends about 60 after its login, and then a few a minute.
+        connection: Setting<Or<PerTime, Off>> = "600/60s",
+
+        /// Of one user, on all of the user's connections.
+        user: Setting<Or<PerTime, Off>> = "1200/60s",
+
+        /// Of all connections from one address. "auto": 240 a minute for each of the
+        /// sessions_per_streamer clients of one streamer, so 120000/60s for 500 of them. Loopback
+        /// and trusted_proxies are exempt.
+        address: Setting<Or<Or<PerTime, Auto>, Off>> = "auto",
+
+        /// Of one connection with one name. Names that begin with stream- (all subscriptions of
+        /// the web client, and what is typed) have four times as many in four times the time.
+        connection_by_method: Setting<Or<PerTime, Off>> = "10/10s",
+
+        /// Of one user with one name; four times as wide for stream- as well.
+        user_by_method: Setting<Or<PerTime, Off>> = "20/10s",
+
+        /// Refusals that one user may collect (without a login: one client; never an address).
+        /// Opening 60 rooms at once makes about 220; a loop at the 20 messages a second above
+        /// makes 300 within 7 s. With more, the connection is closed with 1008.
+        abuse: Setting<Or<PerTime, Off>> = "300/60s",
+
+        /// For this long, everything is refused to a user who was closed for that.
+        penalty: Setting<Duration> = "60s",
     }
 
     /// `[logins]`

@@ -225,6 +225,33 @@ pub struct Limits {
     pub max_connections: Option<usize>,
     /// TLS handshakes in flight.
     pub handshakes: usize,
+    pub methods: MethodLimits,
+}
+
+/// Methods and subscriptions; `None` switches a limit off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MethodLimits {
+    pub connection: Option<Quota>,
+    pub user: Option<Quota>,
+    /// Per client address; loopback and trusted ranges are exempt.
+    pub address: Option<Quota>,
+    /// Of one name. Names that begin with `stream-` have four times the requests in four times the
+    /// interval, here and in `user_by_method`.
+    pub connection_by_method: Option<Quota>,
+    pub user_by_method: Option<Quota>,
+    /// Refusals that are borne.
+    pub abuse: Option<Quota>,
+    /// Time in which everything is refused to whoever had more of them.
+    pub penalty: Duration,
+}
+
+/// Requests that may come within a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Never 0.
+    pub requests: u32,
+    /// Never zero.
+    pub interval: Duration,
 }
 
 /// How logins are paced; both limits and both rates hold at once.

@@ -114,6 +114,37 @@ pub(super) fn rate(text: &str) -> Result<u32, UnitError> {
     per_second(number, unit)
 }
 
+/// A number of events and a time for them, from `600/60s` or `600/min`; neither is 0.
+pub(super) fn quota(text: &str) -> Result<(u32, Duration), UnitError> {
+    let text = text.trim();
+    let Some((number, time)) = text.split_once('/') else {
+        return Err(if text.bytes().all(|byte| byte.is_ascii_digit()) {
+            UnitError::NoUnit
+        } else {
+            UnitError::Malformed
+        });
+    };
+    let number = u32::try_from(whole(number.trim_end())?).map_err(|_| UnitError::TooLarge)?;
+    let time = match time.trim_start() {
+        "s" => Duration::from_secs(1),
+        "min" => Duration::from_secs(60),
+        time => duration(time)?,
+    };
+    if number == 0 || time.is_zero() {
+        return Err(UnitError::TooSlow);
+    }
+    Ok((number, time))
+}
+
+/// In seconds where they are enough: a rule is read as so many per 60s, not per 1m.
+pub(super) fn print_interval(interval: Duration) -> String {
+    if interval.subsec_millis() == 0 {
+        format!("{}s", interval.as_secs())
+    } else {
+        print_duration(interval)
+    }
+}
+
 /// Bytes per second from `128KiB/s`.
 pub(super) fn byte_rate(text: &str) -> Result<u32, UnitError> {
     match text.trim().split_once('/') {
@@ -167,7 +198,10 @@ fn whole(digits: &str) -> Result<u64, UnitError> {
 mod tests {
     use std::time::Duration;
 
-    use super::{UnitError, byte_rate, duration, print_duration, print_size, rate, size};
+    use super::{
+        UnitError, byte_rate, duration, print_duration, print_interval, print_size, quota, rate,
+        size,
+    };
 
     #[test]
     fn durations() {
@@ -236,6 +270,31 @@ mod tests {
         }
         for text in ["0B", "1B", "1025B", "1KiB", "200MiB", "3GiB", "5kB"] {
             assert_eq!(print_size(size(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn quotas() {
+        let seconds = Duration::from_secs;
+        assert_eq!(quota("600/60s"), Ok((600, seconds(60))));
+        assert_eq!(quota(" 1_000 / 1m 30s "), Ok((1000, seconds(90))));
+        assert_eq!(quota("600/min"), Ok((600, seconds(60))));
+        assert_eq!(quota("600 / s"), Ok((600, seconds(1))));
+        assert_eq!(quota("1/500ms"), Ok((1, Duration::from_millis(500))));
+        for (text, error) in [
+            ("600", UnitError::NoUnit),
+            ("600/60", UnitError::NoUnit),
+            ("600/m", UnitError::Malformed),
+            ("600/60sec", UnitError::UnknownUnit),
+            ("60s", UnitError::Malformed),
+            ("0/60s", UnitError::TooSlow),
+            ("600/0s", UnitError::TooSlow),
+            ("5000000000/60s", UnitError::TooLarge),
+        ] {
+            assert_eq!(quota(text), Err(error), "{text}");
+        }
+        for text in ["60s", "10s", "500ms", "3600s", "1500ms"] {
+            assert_eq!(print_interval(duration(text).unwrap()), text);
         }
     }
 

@@ -1,6 +1,9 @@
 //! What has to be done from time to time while nothing happens.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -19,6 +22,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
         // Histograms collect samples until somebody sorts them into their buckets.
         export::recorder().run_upkeep();
         inner.gate.sweep();
+        inner.shared.quotas.sweep(Instant::now());
         observe(&inner);
     }
 }

@@ -96,7 +96,7 @@ impl Front {
             log,
             admin: Some(|control, bound, stop| Box::pin(admin::serve(control, bound, stop))),
         };
-        let app = App::start(loaded.config, options).await?;
+        let app = Box::pin(App::start(loaded.config, options)).await?;
         let bound = app.addresses();
         let [https, http] = [bound[0].0, bound[1].0];
         Ok(Self {

@@ -22,7 +22,11 @@ use crate::{
         Recall,
         logins::{LoginSettings, Logins},
     },
-    session::{Rules, Side, Timeouts, limits::Allowance},
+    session::{
+        QuotaRules, Quotas, Rules, Side, Timeouts,
+        limits::Allowance,
+        quota::{Abuse, Quota},
+    },
     telemetry::names,
 };
 
@@ -47,6 +51,8 @@ pub struct Shared {
     pub recall: Recall,
     /// Who may log in; for all pools.
     pub logins: Arc<Logins>,
+    /// Who has asked for how much.
+    pub quotas: Arc<Quotas>,
     pub budget: Arc<Budget>,
     /// Relays, connections and tunnels; empty means that nobody is served any more.
     pub tasks: TaskTracker,
@@ -65,6 +71,7 @@ impl Shared {
             registry: Arc::new(Registry::default()),
             recall: Recall::new(RECALLED, config.affinity.remember),
             logins: Logins::new(login_settings(&config.logins), Instant::now()),
+            quotas: Arc::new(Quotas::new(rand::random(), Instant::now())),
             budget,
             tasks: TaskTracker::new(),
             phase,
@@ -109,6 +116,7 @@ impl Terms {
                     bytes_burst: whole(bytes.burst),
                     abuse_after: config.limits.abuse_after,
                 },
+                quotas: quota_rules(&config.limits.methods),
                 timeouts: Timeouts {
                     connect: config.websocket.connect_timeout,
                     idle: config.websocket.idle_timeout,
@@ -218,6 +226,22 @@ fn login_settings(config: &model::Logins) -> LoginSettings {
         latency_target: config.latency_target,
         timeout: config.timeout,
         queue_length: config.queue_length,
+    }
+}
+
+/// What the configuration of methods and subscriptions means to [`Quotas`].
+fn quota_rules(config: &model::MethodLimits) -> QuotaRules {
+    let quota = |limit: model::Quota| Quota::new(whole(limit.requests), limit.interval);
+    QuotaRules {
+        connection: config.connection.map(quota),
+        user: config.user.map(quota),
+        address: config.address.map(quota),
+        connection_method: config.connection_by_method.map(quota),
+        user_method: config.user_by_method.map(quota),
+        abuse: config.abuse.map(|refusals| Abuse {
+            refusals: quota(refusals),
+            penalty: config.penalty,
+        }),
     }
 }
 

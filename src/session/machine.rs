@@ -14,6 +14,7 @@ use crate::{
     session::{
         Disconnect,
         limits::{Allowance, Charge, Limiter, Over},
+        quota::QuotaRules,
     },
 };
 
@@ -80,6 +81,7 @@ pub enum Action {
 pub struct Rules {
     pub timeouts: Timeouts,
     pub allowance: Allowance,
+    pub quotas: QuotaRules,
 }
 
 /// Times of a session that come from the configuration.
@@ -493,7 +495,7 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use super::{Action, Phase, Rules, Session, Timeouts, Timer, Verdict};
+    use super::{Action, Phase, QuotaRules, Rules, Session, Timeouts, Timer, Verdict};
     use crate::{
         ddp::{Envelope, Framing, Kind, Sender, peek},
         session::{Disconnect, limits::Allowance},
@@ -520,6 +522,7 @@ mod tests {
             Arc::new(Rules {
                 timeouts,
                 allowance,
+                quotas: QuotaRules::default(),
             }),
             now,
         )

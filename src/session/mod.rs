@@ -7,8 +7,10 @@ pub mod disconnect;
 pub mod journal;
 pub mod limits;
 mod machine;
+pub mod quota;
 
 pub use disconnect::{Disconnect, Side};
 pub use journal::Journal;
 pub use limits::Limiter;
 pub use machine::{Action, Phase, Rules, Session, Timeouts, Verdict};
+pub use quota::{Asked, Asker, QuotaRules, Quotas, Refused, Rule, Strike};

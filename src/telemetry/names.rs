@@ -78,6 +78,11 @@ metrics! {
     ATTACH_SECONDS = Histogram Seconds "attach_seconds" [] "From a client's DDP connect until a streamer answered connected.";
     BACKLOG_BYTES = Gauge Bytes "backlog_bytes" [] "Bytes that wait for slow peers, whole process.";
     LIMITED = Counter Count "limited_total" ["reason"] "Times a client was slowed down or turned away: messages, bytes, connections.";
+    LIMITED_REQUESTS = Counter Count "limited_requests_total" ["rule", "kind"] "Methods and subscriptions (kind: method, sub) answered with too-many-requests, by the rule that refused: connection, user, address, connection_by_method, user_by_method, penalty, in_flight, subscriptions.";
+    PENALTIES = Counter Count "penalties_total" [] "Users, or clients without a login, who were refused so often that everything is refused to them for a while.";
+    QUOTA_CELLS = Gauge Count "quota_cells" [] "Accounts of those who asked for something lately; at most 917504.";
+    METHOD_SECONDS = Histogram Seconds "method_seconds" ["name"] "From a client's method to its result, by name (other: every name that is not well known).";
+    SUBSCRIPTION_SECONDS = Histogram Seconds "subscription_seconds" ["name"] "From a client's subscription to ready or nosub, by name (other: every name that is not well known).";
 
     STREAMER_UP = Gauge Count "streamer_up" ["pool", "streamer"] "1 when the streamer takes new sessions.";
     STREAMER_SESSIONS = Gauge Count "streamer_sessions" ["pool", "streamer"] "Sessions on the streamer.";

@@ -77,7 +77,5 @@ fn other_streamers_are_other_sources() {
         other => panic!("{other:?}"),
     };
     assert!(sources(&BASE.replace("4001", "4002")));
-    assert!(!sources(&format!(
-        "{BASE}[pool]\nsessions_per_streamer = 400"
-    )));
+    assert!(!sources(&format!("{BASE}[pool]\nqueue_length = 400")));
 }

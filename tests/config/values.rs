@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use ddp_gateway::config::model::{Config, DnsKind, HostPattern, LogFormat, ProxyProtocol, Rate};
+use ddp_gateway::config::model::{
+    Config, DnsKind, HostPattern, LogFormat, MethodLimits, ProxyProtocol, Quota, Rate,
+};
 
 use crate::support::{BASE, environment, load, loaded, path};
 
@@ -152,6 +154,54 @@ fn limits_and_times() {
     assert_eq!(config.limits.max_connections, Some(1000));
     assert_eq!(config.drain.spread, Duration::ZERO);
     assert_eq!(config.log.format, LogFormat::Text);
+}
+
+fn quota(requests: u32, interval: Duration) -> Option<Quota> {
+    Some(Quota { requests, interval })
+}
+
+#[test]
+fn limits_of_methods() {
+    let second = Duration::from_secs(1);
+    assert_eq!(
+        fixture("limits.toml").limits.methods,
+        MethodLimits {
+            connection: quota(1200, 60 * second),
+            user: None,
+            address: quota(60_000, 30 * second),
+            connection_by_method: quota(5, second / 2),
+            user_by_method: quota(1000, 10 * second),
+            abuse: None,
+            penalty: 300 * second,
+        }
+    );
+    assert_eq!(
+        load(BASE).limits.methods,
+        MethodLimits {
+            connection: quota(600, 60 * second),
+            user: quota(1200, 60 * second),
+            address: quota(120_000, 60 * second),
+            connection_by_method: quota(10, 10 * second),
+            user_by_method: quota(20, 10 * second),
+            abuse: quota(300, 60 * second),
+            penalty: 60 * second,
+        }
+    );
+}
+
+/// An address may hold the clients of the largest streamer, unless something else is said.
+#[test]
+fn the_limit_of_an_address_follows_the_size_of_a_streamer() {
+    let address = |more: &str| load(&format!("{BASE}{more}")).limits.methods.address;
+    let minute = Duration::from_secs(60);
+    let pools = "[pool]\nsessions_per_streamer = 100\n[pools.a]\nstreamers = [\"b:1\"]\n\
+                 sessions_per_streamer = 1000\n[limits.methods]\n";
+    assert_eq!(address(pools), quota(240_000, minute));
+    assert_eq!(
+        address(&format!("{pools}address = \"7/min\"")),
+        quota(7, minute)
+    );
+    assert_eq!(address(&format!("{pools}address = \"off\"")), None);
 }
 
 /// The numbers that the defaults are derived from.

@@ -66,6 +66,11 @@ impl Deployment {
 
     /// Returns when all streamers are in rotation.
     pub async fn of(plan: Plan) -> Self {
+        // Holds a whole configuration: too large to be part of the future of each test.
+        Box::pin(Self::start_all(plan)).await
+    }
+
+    async fn start_all(plan: Plan) -> Self {
         let servers = Servers::start_idle(plan.streamers, plan.streamer_idle).await;
         let folder = tempfile::tempdir().unwrap();
         let certificate = Pair::write(folder.path(), "tls", &["localhost"]);

@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use super::{Reason, Value, Word, no_unit};
 use crate::config::{
     diagnostic::Diagnostic,
+    model::Quota,
     node::{Data, Node},
     table::Input,
     units::{self, UnitError},
@@ -80,6 +81,37 @@ impl Word for PerSecond {
 
     fn restrict(schema: &mut Json) {
         schema["pattern"] = json!(r"^\s*[0-9_]+\s*/\s*(s|min)\s*$|\$\{");
+    }
+}
+
+/// Requests within a time; neither is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::config) struct PerTime(pub(in crate::config) Quota);
+
+impl Word for PerTime {
+    const EXPECTED: &str = "a number of requests and a time, such as \"600/60s\"";
+    const UNITS: &[&str] = &["/60s", "/10s"];
+
+    fn parse(text: &str) -> Result<Self, Reason> {
+        units::quota(text)
+            .map(|(requests, interval)| Self(Quota { requests, interval }))
+            .map_err(|error| match error {
+                UnitError::TooSlow => Reason::new("must be at least 1 in a time above zero"),
+                error => unit_reason(error, text, Self::UNITS),
+            })
+    }
+
+    fn print(&self) -> String {
+        format!(
+            "{}/{}",
+            self.0.requests,
+            units::print_interval(self.0.interval)
+        )
+    }
+
+    fn restrict(schema: &mut Json) {
+        schema["pattern"] =
+            json!(r"^\s*[0-9_]+\s*/\s*(([0-9_]+\s*(d|h|m|s|ms)\s*)+|s|min)\s*$|\$\{");
     }
 }
 

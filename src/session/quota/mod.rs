@@ -1,0 +1,455 @@
+//! How many methods and subscriptions a connection, a user and an address may ask for.
+//!
+//! The rules are those of Rocket.Chat's own limiter, which never sees what goes through a streamer. Unlike in
+//! [`limits`](super::limits), a client over its quota is told so: that one call is answered with an error, and everything
+//! else goes on.
+
+mod cells;
+mod meters;
+mod rules;
+
+use std::time::{Duration, Instant};
+
+use cells::{CAPACITY, CAPACITY_BYTES, Cells, Locked, Moment, Place, SHARED, Shard};
+use meters::QuotaMeters;
+pub use rules::{Abuse, Quota, QuotaRules};
+
+/// Who asks. All of them are numbers that no client can choose: made by [`Quotas::key`], or counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    pub connection: u64,
+    pub user: Option<u64>,
+    /// Who it is without a login. Bears the penalty while there is no user.
+    pub client: u64,
+    /// `None`: the address is exempt.
+    pub address: Option<u64>,
+}
+
+impl Asker {
+    /// Who is punished: never the address, behind which there may be an office.
+    fn culprit(&self) -> u64 {
+        mix(self.user.unwrap_or(self.client) ^ CULPRIT)
+    }
+}
+
+/// Why a call was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    Connection,
+    User,
+    Address,
+    ConnectionMethod,
+    UserMethod,
+    /// Refused so often that everything is refused for a while.
+    Penalty,
+    /// Too many methods unanswered.
+    InFlight,
+    /// Too many subscriptions open.
+    Subscriptions,
+}
+
+impl Rule {
+    pub const ALL: [Self; 8] = [
+        Self::Connection,
+        Self::User,
+        Self::Address,
+        Self::ConnectionMethod,
+        Self::UserMethod,
+        Self::Penalty,
+        Self::InFlight,
+        Self::Subscriptions,
+    ];
+
+    /// Value of the `rule` label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::User => "user",
+            Self::Address => "address",
+            Self::ConnectionMethod => "connection_by_method",
+            Self::UserMethod => "user_by_method",
+            Self::Penalty => "penalty",
+            Self::InFlight => "in_flight",
+            Self::Subscriptions => "subscriptions",
+        }
+    }
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Method,
+    Sub,
+}
+
+impl Asked {
+    /// Value of the `kind` label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Sub => "sub",
+        }
+    }
+}
+
+/// A call that may not pass now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The rule that refuses it longest.
+    pub rule: Rule,
+    /// The same call passes after this, if nothing else was asked for meanwhile. Never zero.
+    pub wait: Duration,
+}
+
+/// What a refusal amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strike {
+    /// It is counted.
+    Noted,
+    /// There were too many: close the connection. Whoever it is meets [`Rule::Penalty`] for a while.
+    Abuse,
+}
+
+/// The accounts of everybody who asked lately; one per process.
+///
+/// Each rule is a bucket of `requests` that fills up again evenly within its interval (the generic cell rate
+/// algorithm). An account is 16 bytes and is forgotten when its bucket is full, which for somebody who asks once is
+/// the time for one request. There are at most 917,504 of them, 16 MiB; beyond that, those without an account share
+/// one per rule that is as wide as [`SHARED_BY`] of their own.
+#[derive(Debug)]
+pub struct Quotas {
+    cells: Cells,
+    secret: [u8; blake3::KEY_LEN],
+    meters: QuotaMeters,
+}
+
+impl Quotas {
+    /// Most accounts there can be.
+    pub const CAPACITY: usize = CAPACITY;
+    /// Most bytes that they take.
+    pub const CAPACITY_BYTES: usize = CAPACITY_BYTES;
+
+    /// `seed` must be random: it keeps clients from choosing names whose accounts collide.
+    pub fn new(seed: u64, now: Instant) -> Self {
+        Self {
+            cells: Cells::new(now),
+            secret: *blake3::hash(&seed.to_le_bytes()).as_bytes(),
+            meters: QuotaMeters::new(),
+        }
+    }
+
+    /// A number for what these parts name together.
+    pub fn key(&self, parts: &[&[u8]]) -> u64 {
+        let mut hasher = blake3::Hasher::new_keyed(&self.secret);
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        first_eight(hasher.finalize())
+    }
+
+    /// Charges one method or subscription called `name` to all of the rules, or to none of them.
+    ///
+    /// # Errors
+    /// [`Refused`] if one of them does not allow it now.
+    pub fn charge(
+        &self,
+        rules: &QuotaRules,
+        asker: &Asker,
+        name: &str,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let now = self.cells.moment(now);
+        let culprit = asker.culprit();
+        let accounts = self.accounts(rules, asker, name);
+        let mut locked = self.cells.lock([
+            Some(accounts.connection),
+            accounts.user,
+            accounts.address,
+            rules.abuse.is_some().then_some(culprit),
+        ]);
+        if rules.abuse.is_some()
+            && let Some(wait) = penalty(locked.shard(culprit), culprit, now)
+        {
+            return Err(Refused {
+                rule: Rule::Penalty,
+                wait,
+            });
+        }
+        let charges = accounts
+            .due
+            .map(|due| due.map(|due| due.weigh(&mut locked, now)));
+        if let Some(refused) = charges
+            .iter()
+            .flatten()
+            .filter_map(Charge::refused)
+            .max_by_key(|refused| refused.wait)
+        {
+            return Err(refused);
+        }
+        for charge in charges.into_iter().flatten() {
+            charge.pay(&mut locked, now);
+        }
+        Ok(())
+    }
+
+    /// Puts a refusal of any [`Rule`] on the account of whoever asked, and counts it.
+    pub fn strike(&self, rules: &QuotaRules, asker: &Asker, now: Instant) -> Strike {
+        let Some(abuse) = rules.abuse else {
+            return Strike::Noted;
+        };
+        let now = self.cells.moment(now);
+        let culprit = asker.culprit();
+        let strikes = mix(culprit ^ STRIKES);
+        let mut locked = self.cells.lock([Some(culprit)]);
+        let shard = locked.shard(culprit);
+        let until = match shard.find(strikes, now) {
+            Place::Own(until) => until.max(now),
+            Place::Room => now,
+            // Nobody is punished on a shared account.
+            Place::Full => return Strike::Noted,
+        };
+        let terms = Terms::new(abuse.refusals, 1);
+        match terms.charge(until, now) {
+            Ok(until) => {
+                shard.set(strikes, until, now);
+                Strike::Noted
+            }
+            Err(_) => {
+                // Makes room for the penalty, and the count begins anew.
+                shard.remove(strikes);
+                shard.set(culprit, now.plus(nanos(abuse.penalty)), now);
+                self.meters.penalties.increment(1);
+                Strike::Abuse
+            }
+        }
+    }
+
+    /// What is left of the asker's penalty.
+    pub fn penalty(&self, asker: &Asker, now: Instant) -> Option<Duration> {
+        let now = self.cells.moment(now);
+        let culprit = asker.culprit();
+        penalty(
+            self.cells.lock([Some(culprit)]).shard(culprit),
+            culprit,
+            now,
+        )
+    }
+
+    /// Counts a refusal for the metrics.
+    pub fn count(&self, rule: Rule, asked: Asked) {
+        self.meters.limited(rule, asked).increment(1);
+    }
+
+    /// Frees accounts that are full again, and memory. Called from time to time, so that nothing is left of a storm that
+    /// is over; while there is traffic the accounts clean themselves.
+    pub fn sweep(&self, now: Instant) {
+        self.cells.sweep(self.cells.moment(now));
+        #[expect(clippy::cast_precision_loss, reason = "at most CAPACITY")]
+        self.meters.cells.set(self.len() as f64);
+    }
+
+    /// Accounts in use.
+    pub fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that the accounts take.
+    pub fn bytes(&self) -> usize {
+        self.cells.bytes()
+    }
+
+    fn accounts(&self, rules: &QuotaRules, asker: &Asker, name: &str) -> Accounts {
+        let connection = mix(asker.connection ^ CONNECTION);
+        let user = asker.user.map(|user| mix(user ^ USER));
+        let address = asker.address.map(|address| mix(address ^ ADDRESS));
+        let by_name = rules.connection_method.is_some() || rules.user_method.is_some();
+        let name = by_name.then(|| Name {
+            hash: first_eight(blake3::keyed_hash(&self.secret, name.as_bytes())),
+            factor: if name.starts_with("stream-") {
+                STREAM_FACTOR
+            } else {
+                1
+            },
+        });
+        let due = |rule, subject: Option<u64>, name: Option<Name>, quota: Option<Quota>| {
+            let (subject, quota) = (subject?, quota?);
+            Some(Due {
+                rule,
+                subject,
+                key: name.map_or(subject, |name| mix(subject ^ name.hash)),
+                terms: Terms::new(quota, name.map_or(1, |name| name.factor)),
+            })
+        };
+        let (mine, methods) = (Some(connection), rules.connection_method);
+        Accounts {
+            connection,
+            user,
+            address,
+            due: [
+                due(Rule::Connection, mine, None, rules.connection),
+                due(Rule::User, user, None, rules.user),
+                due(Rule::Address, address, None, rules.address),
+                due(Rule::ConnectionMethod, mine, name, methods),
+                due(Rule::UserMethod, user, name, rules.user_method),
+            ],
+        }
+    }
+}
+
+/// What a method or subscription is called.
+#[derive(Clone, Copy)]
+struct Name {
+    hash: u64,
+    /// By how much its rules are wider.
+    factor: u64,
+}
+
+/// What one call costs whom.
+struct Accounts {
+    connection: u64,
+    user: Option<u64>,
+    address: Option<u64>,
+    due: [Option<Due>; SHARED],
+}
+
+/// What one call costs by one rule.
+#[derive(Clone, Copy)]
+struct Due {
+    rule: Rule,
+    /// Whose shard the account is in.
+    subject: u64,
+    key: u64,
+    terms: Terms,
+}
+
+impl Due {
+    fn weigh<const N: usize>(self, locked: &mut Locked<'_, N>, now: Moment) -> Charge {
+        let shard = locked.shard(self.subject);
+        let (shared, outcome) = match shard.find(self.key, now) {
+            Place::Own(until) => (false, self.terms.charge(until, now)),
+            Place::Room => (false, self.terms.charge(now, now)),
+            Place::Full => {
+                let until = shard.shared[self.rule as usize];
+                (true, self.terms.shared().charge(until, now))
+            }
+        };
+        Charge {
+            due: self,
+            shared,
+            outcome,
+        }
+    }
+}
+
+/// What one rule says to a call.
+struct Charge {
+    due: Due,
+    shared: bool,
+    /// The account after it, or the time to wait.
+    outcome: Result<Moment, Duration>,
+}
+
+impl Charge {
+    fn refused(&self) -> Option<Refused> {
+        let wait = self.outcome.err()?;
+        Some(Refused {
+            rule: self.due.rule,
+            wait,
+        })
+    }
+
+    fn pay<const N: usize>(self, locked: &mut Locked<'_, N>, now: Moment) {
+        let Ok(until) = self.outcome else { return };
+        let shard = locked.shard(self.due.subject);
+        if self.shared {
+            shard.shared[self.due.rule as usize] = until;
+        } else {
+            shard.set(self.due.key, until, now);
+        }
+    }
+}
+
+/// A quota in nanoseconds.
+#[derive(Clone, Copy)]
+struct Terms {
+    /// For one request.
+    each: u64,
+    /// For all that may come at once.
+    burst: u64,
+}
+
+impl Terms {
+    /// `factor` times the requests in `factor` times the interval.
+    fn new(quota: Quota, factor: u64) -> Self {
+        let requests = u64::from(quota.requests.get());
+        // Rounded up, so that the rate is never above the rule.
+        let each = nanos(quota.interval).div_ceil(requests);
+        Self {
+            each,
+            burst: each.saturating_mul(requests).saturating_mul(factor),
+        }
+    }
+
+    /// As wide as many of its kind together.
+    fn shared(self) -> Self {
+        Self {
+            each: (self.each / SHARED_BY).max(1),
+            burst: self.burst,
+        }
+    }
+
+    /// The account after one more request, or the time until there is one.
+    fn charge(self, until: Moment, now: Moment) -> Result<Moment, Duration> {
+        let until = until.max(now).plus(self.each);
+        let latest = now.plus(self.burst);
+        if until <= latest {
+            Ok(until)
+        } else {
+            Err(until.since(latest))
+        }
+    }
+}
+
+fn penalty(shard: &mut Shard, culprit: u64, now: Moment) -> Option<Duration> {
+    match shard.find(culprit, now) {
+        Place::Own(until) if until > now => Some(until.since(now)),
+        _ => None,
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn first_eight(hash: blake3::Hash) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// Spreads a number over 64 bits, one to one (the finaliser of SplitMix64).
+fn mix(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
+/// What `stream-` names may do more of, and in how much more time, in the rules by name.
+const STREAM_FACTOR: u64 = 4;
+
+/// Clients that may use a shared account as if it were their own: those of one streamer.
+const SHARED_BY: u64 = 500;
+
+/// Tells the accounts of one number in different roles apart.
+const CONNECTION: u64 = 0x6a09_e667_f3bc_c908;
+const USER: u64 = 0xbb67_ae85_84ca_a73b;
+const ADDRESS: u64 = 0x3c6e_f372_fe94_f82b;
+const CULPRIT: u64 = 0xa54f_f53a_5f1d_36f1;
+const STRIKES: u64 = 0x510e_527f_ade6_82d1;
+
+#[cfg(test)]
+mod tests;
