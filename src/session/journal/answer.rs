@@ -9,7 +9,7 @@ pub enum Begun {
     New,
     /// The id is in use on this session. Nothing was noted.
     Duplicate,
-    /// A bound is reached or the id is longer than [`LONGEST_ID`]. Nothing was noted.
+    /// A bound is reached or the id is longer than [`LONGEST_ID`](super::LONGEST_ID). Nothing was noted.
     Full,
 }
 

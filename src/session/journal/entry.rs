@@ -16,7 +16,7 @@ pub struct SubView<'a> {
     pub id: Cow<'a, str>,
     pub name: Name,
     /// The name as the client wrote it, its parameters too (`""` when it gave none). `None` when they were dropped,
-    /// see [`Journal::overflowed`].
+    /// see [`Journal::overflowed`](super::Journal::overflowed).
     pub request: Option<SubRequest<'a>>,
     /// The streamer has answered `ready`.
     pub ready: bool,

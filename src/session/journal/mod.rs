@@ -1,7 +1,6 @@
 //! What a session would need on another streamer, and what is unanswered.
-
 //!
-//! One allocation for all of it ([`arena`]), names as one byte ([`Name`]), ids and parameters packed ([`packed`]): the
+//! One allocation for all of it (`arena`), names as one byte ([`Name`]), ids and parameters packed (`packed`): the
 //! thirty subscriptions of a web client take about 1 KiB. Knows nothing of messages: the session machine tells it what
 //! went by.
 
@@ -115,19 +114,17 @@ impl Journal {
         }
         let bound = self.bounds.bytes;
         let head = Head::new(Kind::Sub).with(Head::WAITING);
-        let mut entry = entry::bare(id, Name::of(name));
+        let bare = entry::bare(id, Name::of(name));
+        let mut whole = bare.clone();
         if !self.overflowed {
-            let bare = entry.len();
-            put_request(name, params, &self.own_user(), &mut entry);
-            if self.arena.push(head, at, &entry, bound).is_ok() {
-                self.subs += 1;
-                self.pending_subs += 1;
-                return Begun::New;
-            }
-            self.overflow();
-            entry.truncate(bare);
+            put_request(name, params, &self.own_user(), &mut whole);
         }
-        if self.arena.push(head, at, &entry, bound).is_err() {
+        let mut pushed = self.arena.push(head, at, &whole, bound);
+        if pushed.is_err() {
+            self.overflow();
+            pushed = self.arena.push(head, at, &bare, bound);
+        }
+        if pushed.is_err() {
             self.overflowed &= self.subs > 0;
             return Begun::Full;
         }

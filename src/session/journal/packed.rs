@@ -375,6 +375,17 @@ mod tests {
     }
 
     #[test]
+    fn every_character_comes_back() {
+        for first in (0..0x1000)
+            .chain(0xfff0..0x1_0010)
+            .filter_map(char::from_u32)
+        {
+            packed(&first.to_string(), "");
+            packed(&format!("kX3fS9bQ7Zt2LmNaP{first}{first}/message"), "");
+        }
+    }
+
+    #[test]
     fn own_user_is_told_apart_from_its_neighbours() {
         assert_eq!(packed("rocket.cat", "rocket.cat"), [1]);
         assert_eq!(packed("rocket.cats", "rocket.cat").len(), 2);
