@@ -10,13 +10,13 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::Poll,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http::Version;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     Gateway,
@@ -226,7 +226,7 @@ impl Watch {
                     drained = true;
                     shut_down(connection.as_mut());
                 }
-                () = sleep_until(due.into()) => match self.judge(Instant::now()) {
+                () = sleep_until(due) => match self.judge(Instant::now()) {
                     Judgement::GoOn => give_up = None,
                     Judgement::Leave if give_up.is_some() => return Ended::Closed,
                     Judgement::Leave => {

@@ -1,17 +1,13 @@
 //! Forwarding a request to the monolith and its response to the client.
 
-use std::{
-    pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
     request::Parts,
 };
 use hyper::body::{Body as _, Incoming};
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     body::Body,
@@ -238,7 +234,7 @@ impl Exchange<'_> {
             tokio::select! {
                 biased;
                 sent = &mut sending => return sent.map_err(Failed::Send),
-                () = sleep_until(due.min(self.rules.deadline).into()) => {}
+                () = sleep_until(due.min(self.rules.deadline)) => {}
                 () = progress.ended() => continue,
             }
             let now = Instant::now();

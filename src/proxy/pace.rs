@@ -4,10 +4,10 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Deadlines of one direction of an exchange. Only time spent waiting for the sender counts: a sender
 /// that is held back by a slow receiver is not slow itself.
@@ -79,9 +79,9 @@ impl Pace {
             let next = self.next();
             let timer = self
                 .timer
-                .get_or_insert_with(|| Box::pin(sleep_until(next.into())));
-            if timer.deadline() != next.into() {
-                timer.as_mut().reset(next.into());
+                .get_or_insert_with(|| Box::pin(sleep_until(next)));
+            if timer.deadline() != next {
+                timer.as_mut().reset(next);
             }
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
@@ -134,7 +134,9 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
+
+    use tokio::time::Instant;
 
     use super::{Late, Pace, Rules};
 

@@ -1,13 +1,10 @@
 //! What is remembered of each request: one line in the access log and the metrics.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::{Method, StatusCode, Version};
 use metrics::{Counter, Gauge, Histogram};
+use tokio::time::Instant;
 
 use super::{
     body::BodyError, client::Client, connection::Visit, refusal::Refusal, route::RouteKind,

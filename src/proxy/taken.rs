@@ -6,12 +6,12 @@ use std::{
         Arc,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hyper::rt::Executor;
 use metrics::Counter;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::config::model::Http;
 

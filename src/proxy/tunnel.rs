@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use ::http::{
@@ -22,7 +22,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
-    time::{sleep, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
 use super::{
@@ -87,7 +87,7 @@ pub(super) async fn open(
     let deadline = Instant::now() + config.http.first_byte_timeout;
     // A tunnel uses its connection up, so it gets one of its own.
     let sending = lease.send(request, Terms::from(&config.http), true);
-    let mut reply = match timeout_at(deadline.into(), sending).await {
+    let mut reply = match timeout_at(deadline, sending).await {
         Ok(sent) => sent.map_err(|error| Refusal::from(error.fault))?,
         Err(_) => {
             server.timed_out();
@@ -264,7 +264,7 @@ impl Traffic {
             if Instant::now() >= due {
                 return;
             }
-            sleep_until(due.into()).await;
+            sleep_until(due).await;
         }
     }
 }

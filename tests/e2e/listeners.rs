@@ -1,6 +1,6 @@
 //! The way in, before HTTP: PROXY headers, limits on connections, redirects, vanished peers.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use ddp_gateway::{base::id::ListenAddr, net::listen};
@@ -238,6 +238,56 @@ async fn a_vanished_peer_is_noticed_within_a_minute() {
     assert!(unacknowledged.as_secs() <= 60, "{unacknowledged:?}");
     drop(connected);
 }
+
+#[tokio::test]
+async fn the_kernel_watches_clients_that_are_silent() {
+    let deployment = Deployment::start().await;
+    let request = b"GET /demo/whoami HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut plain = TcpStream::connect(deployment.plain()).await.unwrap();
+    http::exchange(&mut plain, request).await;
+    let mut tls = http::tls(deployment.tls(), "localhost", &["http/1.1"])
+        .await
+        .unwrap();
+    http::exchange(&mut tls, request).await;
+    // Between two requests, when nothing is sent and no limit of HTTP's own ends them for a while.
+    for client in [&plain, tls.get_ref().0] {
+        until(
+            "everything is acknowledged and the keepalive runs",
+            async || {
+                let (timer, due) =
+                    kernel_timer(client.peer_addr().unwrap(), client.local_addr().unwrap());
+                timer == KEEPALIVE_TIMER && due <= Duration::from_secs(16)
+            },
+        )
+        .await;
+    }
+}
+
+/// The timer of the connection between these in `/proc/net/tcp`, and when it is due
+/// (`Documentation/networking/proc_net_tcp.rst`).
+fn kernel_timer(local: SocketAddr, remote: SocketAddr) -> (u32, Duration) {
+    let shown = |address: SocketAddr| match address {
+        SocketAddr::V4(address) => {
+            let ip = u32::from_ne_bytes(address.ip().octets());
+            format!("{ip:08X}:{:04X}", address.port())
+        }
+        SocketAddr::V6(_) => unreachable!("the tests listen on IPv4"),
+    };
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let wanted = [shown(local), shown(remote)];
+    let row = table
+        .lines()
+        .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>())
+        .find(|row| row[1..3] == wanted)
+        .expect("both ends are open");
+    let (timer, due) = row[5].split_once(':').unwrap();
+    let hex = |text| u32::from_str_radix(text, 16).unwrap();
+    // In hundredths of a second, whatever the kernel's own clock is.
+    (hex(timer), Duration::from_millis(10) * hex(due))
+}
+
+/// "another timer (e.g. delayed ack or keepalive)": with nothing to acknowledge, the latter.
+const KEEPALIVE_TIMER: u32 = 2;
 
 #[tokio::test]
 async fn a_redirecting_listener_sends_everybody_to_https() {

@@ -9,6 +9,7 @@
 )]
 
 pub mod certificate;
+pub mod clock;
 pub mod deployment;
 pub mod http;
 pub mod metrics;

@@ -44,28 +44,54 @@ fn request(method: &str) -> Vec<u8> {
     block
 }
 
-async fn open(served: &Served) -> Raw {
+/// A `GET` that the monolith may answer when it likes, as the stream of this number.
+pub(super) fn get(stream: u32) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS | END_STREAM, stream, &request("GET"))
+}
+
+/// A ping, or the answer to one.
+pub(super) fn ping(answers: bool, payload: &[u8]) -> Vec<u8> {
+    frame(PING, u8::from(answers), 0, payload)
+}
+
+pub(super) async fn open(served: &Served) -> Raw {
     let mut raw = served.connect().await;
     raw.send([PREFACE, &frame(SETTINGS, 0, 0, &[])].concat())
         .await;
     raw
 }
 
-/// Reads frames until the connection ends or one of this kind comes.
-async fn until_frame(raw: &mut Raw, wanted: u8) -> Option<Vec<u8>> {
+/// Kind, flags and payload of the next frame; `None` when the connection ended.
+pub(super) async fn next_frame(raw: &mut Raw) -> Option<(u8, u8, Vec<u8>)> {
     within(async {
-        loop {
-            let mut head = [0; 9];
-            raw.0.read_exact(&mut head).await.ok()?;
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-            let mut payload = vec![0; length];
-            raw.0.read_exact(&mut payload).await.ok()?;
-            if head[3] == wanted {
-                return Some(payload);
-            }
-        }
+        let mut head = [0; 9];
+        raw.0.read_exact(&mut head).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        raw.0.read_exact(&mut payload).await.ok()?;
+        Some((head[3], head[4], payload))
     })
     .await
+}
+
+/// Reads frames until the connection ends or one of this kind comes.
+async fn until_frame(raw: &mut Raw, wanted: u8) -> Option<Vec<u8>> {
+    loop {
+        let (kind, _, payload) = next_frame(raw).await?;
+        if kind == wanted {
+            return Some(payload);
+        }
+    }
+}
+
+/// Reads up to a ping (or the answer to one), and returns what it carries.
+pub(super) async fn until_ping(raw: &mut Raw, answers: bool) -> Option<Vec<u8>> {
+    loop {
+        let (kind, flags, payload) = next_frame(raw).await?;
+        if (kind, flags & 1 == 1) == (PING, answers) {
+            return Some(payload);
+        }
+    }
 }
 
 /// The connection is ended by the gateway, and another one is served all the same.
@@ -155,19 +181,12 @@ async fn a_large_header_list_is_refused() {
         raw.send(frame(kind, flags | last, 1, piece)).await;
     }
     // 431 with END_STREAM, or the stream is reset; in any case not the minute the monolith takes.
-    let answer = within(async {
-        loop {
-            let mut head = [0; 9];
-            raw.0.read_exact(&mut head).await.unwrap();
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-            let mut payload = vec![0; length];
-            raw.0.read_exact(&mut payload).await.unwrap();
-            if head[3] == HEADERS || head[3] == RST_STREAM || head[3] == GOAWAY {
-                return (head[3], payload);
-            }
+    let answer = loop {
+        let (kind, _, payload) = next_frame(&mut raw).await.unwrap();
+        if [HEADERS, RST_STREAM, GOAWAY].contains(&kind) {
+            break (kind, payload);
         }
-    })
-    .await;
+    };
     // Status 200 would be the static table's entry 8.
     assert!(
         answer.0 != HEADERS || answer.1.first() != Some(&0x88),

@@ -8,6 +8,7 @@ mod limits;
 mod log;
 mod routing;
 mod smuggling;
+mod time;
 mod tunnel;
 
 use std::{
