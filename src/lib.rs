@@ -47,6 +47,7 @@
 //! - [`config`]: `proxy.toml`, read from one table of keys that also yields its commented default and
 //!   its JSON schema; all faults at once.
 //! - [`pool`]: who the streamers are, how they are, who gets a place, who waits.
+//! - [`pool::logins`]: who may log in, and when; how many at a time is learned from their latency.
 //! - [`session`]: [`session::Session`], the phases of one client; [`session::Disconnect`], the one
 //!   table from reasons to close codes; [`session::Limiter`].
 //! - [`net`]: [`net::stream::Downstream`] is what a client's bytes come through, whatever it is.

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use ddp_gateway::config::model::{
-    Config, DnsKind, HostPattern, LogFormat, MethodLimits, ProxyProtocol, Quota, Rate,
+    Config, DnsKind, HostPattern, LogFormat, Logins, MethodLimits, ProxyProtocol, Quota, Rate,
 };
 
 use crate::support::{BASE, environment, load, loaded, path};
@@ -152,6 +152,17 @@ fn limits_and_times() {
     };
     assert_eq!(config.limits.messages, messages);
     assert_eq!(config.limits.max_connections, Some(1000));
+    let logins = Logins {
+        pace: false,
+        streamer_concurrency: 3,
+        concurrency: 40,
+        streamer_rate: 10,
+        rate: 25,
+        latency_target: Duration::from_millis(500),
+        timeout: Duration::from_secs(30),
+        queue_length: 0,
+    };
+    assert_eq!(config.logins, logins);
     assert_eq!(config.drain.spread, Duration::ZERO);
     assert_eq!(config.log.format, LogFormat::Text);
 }
@@ -217,6 +228,18 @@ fn defaults_leave_room_for_honest_clients() {
     // 2,000 users behind one address, all at once, with more than one connection each.
     assert!(limits.connections.burst >= 2 * 2_000);
     assert_eq!(config.pools[0].sessions_per_streamer, 500);
+    // After a restart of everything 10,000 users are in within two minutes, those of one streamer
+    // as fast as its slow start lets them come.
+    let logins = &config.logins;
+    assert!(logins.pace);
+    assert!(10_000 / logins.rate < 120);
+    let streamers_users = config.pools[0].sessions_per_streamer;
+    let in_after = Duration::from_secs((streamers_users / logins.streamer_rate).into());
+    assert!(in_after <= config.pools[0].slow_start);
+    // A login of 100 ms: the rates are reached with what may be in flight, with room to spare.
+    assert!(logins.streamer_concurrency * 10 >= 2 * logins.streamer_rate);
+    assert!(logins.concurrency * 10 >= 2 * logins.rate);
+    assert!(logins.queue_length >= 10_000);
     // Clients that vanish are noticed within 60 s.
     assert!(config.websocket.idle_timeout < Duration::from_secs(60));
     // A silent streamer is out within 2 s.

@@ -11,6 +11,7 @@ mod drain;
 mod hostile;
 mod http;
 mod listeners;
+mod logins;
 mod nameserver;
 mod outage;
 mod pool;

@@ -3,6 +3,7 @@
 mod ddp;
 mod frames;
 mod journal;
+mod logins;
 mod peer;
 mod pool;
 mod stream;

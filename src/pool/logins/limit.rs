@@ -5,8 +5,8 @@
 /// Logins are numbered in the order of their beginning. A window is as many answers as the limit
 /// when it begins. When a quarter of a window's answers were bad (late or failed), the limit is
 /// halved at once, and what was in flight by then has no say any more: one moment of trouble halves
-/// the limit once and not once per login. A window that was good, with a tenth of bad answers at
-/// most, raises the limit by a tenth of the maximum, but only if the limit had been reached: answers
+/// the limit once and not once per login. A window with a tenth of bad answers at most raises the
+/// limit by a twentieth of the maximum (or by one), but only if the limit had been reached: answers
 /// that come easily at half the limit say nothing about all of it.
 ///
 /// A share rather than a single late answer decides, because behind the limit for the whole there
@@ -96,7 +96,7 @@ pub(super) fn start(most: u32) -> u32 {
     (most / 5).max(1)
 }
 
-/// From the start to the maximum in eight windows, whatever the maximum is.
+/// From the start to the maximum in sixteen windows at most, whatever the maximum is.
 fn step(most: u32) -> u32 {
-    most.div_ceil(10)
+    most.div_ceil(20)
 }
