@@ -138,6 +138,29 @@ impl Backlog {
         Ok(())
     }
 
+    /// An empty queue that counts against the same budget.
+    pub fn sibling(&self) -> Self {
+        Self::new(self.budget.clone())
+    }
+
+    /// Appends all that waits in `other`, which counts against the same budget.
+    ///
+    /// # Errors
+    /// When the process is over its budget; what could not be moved is lost.
+    pub fn append(&mut self, mut other: Self) -> Result<(), Full> {
+        debug_assert!(Arc::ptr_eq(&self.budget, &other.budget));
+        if self.inner.is_none() {
+            std::mem::swap(&mut self.inner, &mut other.inner);
+            return Ok(());
+        }
+        while !other.is_empty() {
+            let front = other.front().len();
+            self.push(&other.front()[..front], usize::MAX)?;
+            other.advance(front);
+        }
+        Ok(())
+    }
+
     /// The bytes to offer to the peer next; empty only when the queue is.
     pub fn front(&self) -> &[u8] {
         match &self.inner {
@@ -226,6 +249,28 @@ mod tests {
         two.clear();
         assert_eq!(budget.used(), 0);
         assert!(two.front().is_empty());
+    }
+
+    #[test]
+    fn one_queue_goes_behind_another() {
+        let budget = Arc::new(Budget::new(100_000));
+        let mut first = Backlog::new(budget.clone());
+        for part in [&b"ab"[..], &[b'c'; 40_000]] {
+            let mut second = first.sibling();
+            second.push(part, usize::MAX).unwrap();
+            second.push(b"d", usize::MAX).unwrap();
+            first.append(second).unwrap();
+        }
+        assert_eq!(first.len(), 40_004);
+        assert_eq!(budget.used(), 40_004);
+        let mut all = Vec::new();
+        while !first.is_empty() {
+            let taken = first.front().len();
+            all.extend_from_slice(first.front());
+            first.advance(taken);
+        }
+        assert_eq!(all, [&b"abd"[..], &[b'c'; 40_000], b"d"].concat());
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

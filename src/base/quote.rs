@@ -1,5 +1,7 @@
 //! Text as a JSON string that every SockJS client reads the way it was meant.
 
+use memchr::memchr2;
+
 /// Appends `text` as a JSON string, quotes included.
 ///
 /// Besides what JSON demands this escapes the characters that old script engines drop or take for a line end when
@@ -37,6 +39,70 @@ pub fn push_quoted(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
+/// Reads the JSON string that `text` begins with, opening quote included, into `out`.
+///
+/// Gives the string and the bytes of `text` it took; `None` when it is broken, not UTF-8, cut, or longer than `out`.
+pub fn read_quoted<'o>(text: &[u8], out: &'o mut [u8]) -> Option<(&'o str, usize)> {
+    let mut rest = text.strip_prefix(b"\"")?;
+    let mut len = 0;
+    let mut put = |bytes: &[u8]| {
+        out.get_mut(len..len + bytes.len())?.copy_from_slice(bytes);
+        len += bytes.len();
+        Some(())
+    };
+    loop {
+        let run = memchr2(b'"', b'\\', rest)?;
+        let (plain, special) = rest.split_at(run);
+        if plain.iter().any(|&byte| byte < 0x20) {
+            return None;
+        }
+        put(plain)?;
+        if special.first() == Some(&b'"') {
+            rest = &special[1..];
+            break;
+        }
+        let (char, after) = read_escape(special.get(1..)?)?;
+        put(char.encode_utf8(&mut [0; 4]).as_bytes())?;
+        rest = after;
+    }
+    let string = str::from_utf8(out.get(..len)?).ok()?;
+    Some((string, text.len() - rest.len()))
+}
+
+/// The character of an escape, after its backslash, and what follows it.
+fn read_escape(text: &[u8]) -> Option<(char, &[u8])> {
+    let (&kind, rest) = text.split_first()?;
+    let char = match kind {
+        b'"' | b'\\' | b'/' => char::from(kind),
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => {
+            let (high, rest) = read_unit(rest)?;
+            if !(0xd800..0xdc00).contains(&high) {
+                return Some((char::from_u32(high)?, rest));
+            }
+            let (low, rest) = read_unit(rest.strip_prefix(br"\u")?)?;
+            let low = low.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
+            let char = char::from_u32(0x1_0000 + ((high - 0xd800) << 10) + low)?;
+            return Some((char, rest));
+        }
+        _ => return None,
+    };
+    Some((char, rest))
+}
+
+fn read_unit(text: &[u8]) -> Option<(u32, &[u8])> {
+    let (digits, rest) = text.split_at_checked(4)?;
+    let mut unit = 0;
+    for &digit in digits {
+        unit = unit << 4 | char::from(digit).to_digit(16)?;
+    }
+    Some((unit, rest))
+}
+
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 fn needs_escape(char: char) -> bool {
@@ -54,9 +120,9 @@ fn needs_escape(char: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+    use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
 
-    use super::{needs_escape, push_quoted};
+    use super::{needs_escape, push_quoted, read_quoted};
 
     fn quoted(text: &str) -> String {
         let mut out = Vec::new();
@@ -84,7 +150,33 @@ mod tests {
         fn any_json_reader_gets_the_text_back(text in any::<String>()) {
             let json = quoted(&text);
             prop_assert!(!json[1..json.len() - 1].chars().any(|char| needs_escape(char) && char != '"' && char != '\\'));
-            prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+            prop_assert_eq!(&serde_json::from_str::<String>(&json).unwrap(), &text);
+            let mut out = vec![0; text.len()];
+            let followed = format!("{json}]");
+            prop_assert_eq!(read_quoted(followed.as_bytes(), &mut out), Some((text.as_str(), json.len())));
         }
+
+        #[test]
+        fn strings_are_read_as_json_readers_do(
+            parts in prop::collection::vec(prop::sample::select(vec![
+                "a", "é", "\\", "\"", "u00e9", "\\u00e9", "\\ud83d", "\\ude00", "\\n", "\\x", "\n", "\\u12",
+            ]), 0..6),
+        ) {
+            let json = format!("\"{}\"", parts.concat());
+            let mut out = [0; 64];
+            let read = read_quoted(json.as_bytes(), &mut out)
+                .filter(|(_, used)| *used == json.len())
+                .map(|(text, _)| text.to_owned());
+            prop_assert_eq!(read, serde_json::from_str::<String>(&json).ok());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_read() {
+        let mut out = [0; 2];
+        assert_eq!(read_quoted(b"\"ab\"", &mut out), Some(("ab", 4)));
+        assert_eq!(read_quoted(b"\"abc\"", &mut out), None);
+        assert_eq!(read_quoted(b"\"a", &mut out), None);
+        assert_eq!(read_quoted(b"", &mut out), None);
     }
 }

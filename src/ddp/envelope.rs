@@ -51,11 +51,14 @@ pub enum Kind {
 pub struct Envelope<'a> {
     /// Of a SockJS batch: of its first message, like every other field.
     pub kind: Kind,
+    /// The `id`, or the first element of `subs` (in `ready`) or `methods` (in `updated`).
     pub id: Option<&'a [u8]>,
     pub method: Option<&'a [u8]>,
     pub name: Option<&'a [u8]>,
     pub collection: Option<&'a [u8]>,
     pub session: Option<&'a [u8]>,
+    /// `subs` or `methods` has another number of elements than one.
+    pub several: bool,
     /// A SockJS array with more than one element. The streamer reads only the first, so a batch must be split.
     pub batch: bool,
     /// A SockJS message from a client that stands in no array. The streamer cannot read it, so it must be wrapped.
@@ -101,6 +104,7 @@ impl Envelope<'_> {
             name: None,
             collection: None,
             session: None,
+            several: false,
             batch: false,
             bare: false,
             cut: false,
@@ -193,6 +197,10 @@ fn read_object<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(
         }
         let (text, after) = match scan.solid()? {
             b'"' => (Some(scan.string()?), None),
+            b'[' if matches!(key.as_bytes(), b"subs" | b"methods") => {
+                read_ids(scan, envelope)?;
+                (None, None)
+            }
             b'{' | b'[' => {
                 scan.skip_nested()?;
                 (None, None)
@@ -228,6 +236,30 @@ fn read_object<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(
         envelope.kind = Kind::ServerId;
     }
     Ok(())
+}
+
+/// The ids in `subs` or `methods`, after the opening bracket.
+fn read_ids<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(), Stop> {
+    // Until the end of the list has been seen, it may hold anything.
+    envelope.several = true;
+    let first = match scan.solid()? {
+        b'"' => scan.string()?.plain,
+        b']' => return Ok(()),
+        b'{' | b'[' => {
+            scan.skip_nested()?;
+            return scan.skip_nested();
+        }
+        _ => return scan.skip_nested(),
+    };
+    match scan.solid()? {
+        b']' => {
+            envelope.id = first;
+            envelope.several = false;
+            Ok(())
+        }
+        b',' => scan.skip_nested(),
+        _ => Err(Stop::Broken),
+    }
 }
 
 /// Only blanks may be left.
@@ -350,6 +382,29 @@ mod tests {
         assert_eq!(raw(r#"{"server_id":"0","msg":"ping"}"#).kind, Kind::Ping);
         // More keys may follow, `msg` among them.
         assert_eq!(raw(r#"{"server_id":"0""#).kind, Kind::Other);
+    }
+
+    #[test]
+    fn ids_of_ready_and_updated_are_read_when_there_is_one() {
+        let ready = raw(r#"{"msg":"ready","subs":["a1"]}"#);
+        assert_eq!((ready.id, ready.several), (Some(&b"a1"[..]), false));
+        let updated = from_server(r#"a["{\"msg\":\"updated\",\"methods\":[\"7\"]}"]"#);
+        assert_eq!((updated.id, updated.several), (Some(&b"7"[..]), false));
+        for text in [
+            r#"{"msg":"ready","subs":[]}"#,
+            r#"{"msg":"ready","subs":["a","b"]}"#,
+            r#"{"msg":"ready","subs":[["a"],"b"]}"#,
+            r#"{"msg":"ready","subs":[{"a":1}]}"#,
+            r#"{"msg":"ready","subs":[1,2]}"#,
+            r#"{"msg":"ready","subs":["a","#,
+        ] {
+            let ready = raw(text);
+            assert_eq!(ready.kind, Kind::Ready, "{text}");
+            assert!(ready.several && ready.id.is_none(), "{text}");
+        }
+        let escaped = raw(r#"{"msg":"ready","subs":["\u0061"]}"#);
+        assert_eq!((escaped.id, escaped.several), (None, false));
+        assert_eq!(raw(r#"{"msg":"ready","subs":["a"}"#).kind, Kind::Unreadable);
     }
 
     #[test]

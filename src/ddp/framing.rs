@@ -2,7 +2,7 @@
 
 use std::str;
 
-use crate::base::quote::push_quoted;
+use crate::base::quote::{push_quoted, read_quoted};
 
 use super::message::SyntaxError;
 
@@ -68,6 +68,29 @@ pub fn messages_from_client(framing: Framing, text: &[u8]) -> Result<Vec<String>
     }
 }
 
+/// The one DDP message in a text message, unpacked into `out` where it is quoted; no memory is taken.
+///
+/// `None` for everything else: several messages or none, a bare string, broken framing, text that is not UTF-8 or does
+/// not fit. [`messages_from_client`] and [`messages_from_streamer`] tell these apart.
+pub fn single_message<'a>(
+    framing: Framing,
+    sender: Sender,
+    text: &'a [u8],
+    out: &'a mut [u8],
+) -> Option<&'a str> {
+    let array = match (framing, sender) {
+        (Framing::Raw, _) => return str::from_utf8(text).ok(),
+        (Framing::SockJs, Sender::Client) => text,
+        (Framing::SockJs, Sender::Server) => text.strip_prefix(b"a")?,
+    };
+    let element = array
+        .trim_ascii_start()
+        .strip_prefix(b"[")?
+        .trim_ascii_start();
+    let (message, used) = read_quoted(element, out)?;
+    (element.get(used..)?.trim_ascii() == b"]").then_some(message)
+}
+
 /// The DDP messages in a server's text message; none in the SockJS frames `o`, `h` and `c[...]`.
 ///
 /// # Errors
@@ -88,11 +111,40 @@ pub fn messages_from_streamer(framing: Framing, text: &[u8]) -> Result<Vec<Strin
 #[cfg(test)]
 mod tests {
     use super::{
-        Framing, messages_from_client, messages_from_streamer, wrap_for_client, wrap_for_streamer,
+        Framing, Sender, messages_from_client, messages_from_streamer, single_message,
+        wrap_for_client, wrap_for_streamer,
     };
     use crate::ddp::SyntaxError;
 
     const CONNECT: &str = r#"{"msg":"connect","version":"1","support":["1","pre2","pre1"]}"#;
+
+    #[test]
+    fn a_single_message_needs_no_memory() {
+        let mut out = [0; 100];
+        for framing in [Framing::Raw, Framing::SockJs] {
+            let up = wrap_for_streamer(framing, CONNECT);
+            let single = single_message(framing, Sender::Client, &up, &mut out);
+            assert_eq!(single, Some(CONNECT));
+            let down = wrap_for_client(framing, CONNECT);
+            let single = single_message(framing, Sender::Server, &down, &mut out);
+            assert_eq!(single, Some(CONNECT));
+        }
+        for text in [
+            r#"["a","b"]"#,
+            "[]",
+            r#""a""#,
+            r#"["a"]x"#,
+            r#"["a""#,
+            "[1]",
+            "",
+            "x",
+        ] {
+            let single = single_message(Framing::SockJs, Sender::Client, text.as_bytes(), &mut out);
+            assert_eq!(single, None, "{text}");
+        }
+        let blanks = single_message(Framing::SockJs, Sender::Client, b" [ \"a\" ] ", &mut out);
+        assert_eq!(blanks, Some("a"));
+    }
 
     #[test]
     fn writes_what_the_known_clients_and_the_streamer_write() {

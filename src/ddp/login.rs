@@ -10,6 +10,8 @@ use crate::base::secret::Secret;
 
 /// The method's name.
 pub const LOGIN: &str = "login";
+/// The method that ends it; the streamer closes the socket behind its answer.
+pub const LOGOUT: &str = "logout";
 
 /// The token with which the client says who it is: `params` of `login` as `[{"resume":"..."}]`.
 ///

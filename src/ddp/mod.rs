@@ -11,7 +11,7 @@ mod scan;
 
 pub use envelope::{Envelope, Kind, peek};
 pub use framing::{
-    Framing, Sender, messages_from_client, messages_from_streamer, wrap_for_client,
+    Framing, Sender, messages_from_client, messages_from_streamer, single_message, wrap_for_client,
     wrap_for_streamer,
 };
 pub use login::{LoginReply, resume_token};

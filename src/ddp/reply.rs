@@ -28,6 +28,15 @@ pub fn ids(json: &str) -> Result<Vec<String>, SyntaxError> {
     typed(ids).ok_or(SyntaxError::Missing { key })
 }
 
+/// The id of a `result` or `nosub`.
+///
+/// # Errors
+/// `Empty`, `Json` and `NotObject` for unreadable text, `Missing` unless it is a string.
+pub fn id(json: &str) -> Result<String, SyntaxError> {
+    let [id] = fields(json, ["id"])?;
+    typed(id).ok_or(SyntaxError::Missing { key: "id" })
+}
+
 /// `ready` for one subscription.
 pub fn ready(id: &str) -> String {
     #[derive(Serialize)]

@@ -1,9 +1,9 @@
-//! The affinity cookie: which streamer a client was on, sealed so that only a gateway can read or
-//! make it.
+//! The affinity cookie: which streamer a client was on and which client that was, sealed so that
+//! only a gateway can read or make it.
 //!
-//! The value is `base64url(tag || expiry || streamer xor pad)`: `tag` is a keyed BLAKE3 hash of pool,
-//! expiry and streamer, and at the same time the nonce of the pad (the SIV construction), so that
-//! the address of a streamer is not shown to the client and equal values need no random source.
+//! The value is `base64url(tag || expiry || client || streamer xor pad)`: `tag` is a keyed BLAKE3 hash
+//! of pool, expiry, client and streamer, and at the same time the nonce of the pad (the SIV
+//! construction), so that the address of a streamer is not shown to the client.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header};
@@ -18,6 +18,14 @@ use crate::base::{
 pub struct Seal {
     tag_key: Secret<[u8; 32]>,
     pad_key: Secret<[u8; 32]>,
+}
+
+/// What a cookie says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    pub streamer: StreamerId,
+    /// A random number that tells this client from others behind the same address.
+    pub client: u64,
 }
 
 /// How a cookie is set.
@@ -48,45 +56,49 @@ impl Seal {
         }
     }
 
-    /// A cookie value that names `streamer` until `expires` (seconds since 1970).
-    pub fn close(&self, pool: &PoolName, streamer: &StreamerId, expires: u64) -> String {
-        let mut name = streamer.as_str().as_bytes().to_vec();
-        let tag = self.tag(pool, &name, expires);
+    /// A cookie value that says this until `expires` (seconds since 1970).
+    pub fn close(&self, pool: &PoolName, affinity: &Affinity, expires: u64) -> String {
+        let mut name = affinity.streamer.as_str().as_bytes().to_vec();
+        let tag = self.tag(pool, &name, affinity.client, expires);
         self.pad(&tag, &mut name);
         let mut sealed = tag.as_bytes().to_vec();
         sealed.extend_from_slice(&expires.to_be_bytes());
+        sealed.extend_from_slice(&affinity.client.to_be_bytes());
         sealed.extend_from_slice(&name);
         URL_SAFE_NO_PAD.encode(sealed)
     }
 
-    /// The streamer a value names, if a gateway with this secret made it for `pool` and it has not
+    /// What a value says, if a gateway with this secret made it for `pool` and it has not
     /// expired at `now` (seconds since 1970).
-    pub fn open(&self, pool: &PoolName, value: &str, now: u64) -> Option<StreamerId> {
+    pub fn open(&self, pool: &PoolName, value: &str, now: u64) -> Option<Affinity> {
         if value.len() > MAX_VALUE {
             return None;
         }
         let sealed = URL_SAFE_NO_PAD.decode(value).ok()?;
         let (tag, rest) = sealed.split_first_chunk::<32>()?;
-        let (expires, name) = rest.split_first_chunk::<8>()?;
+        let (expires, rest) = rest.split_first_chunk::<8>()?;
+        let (client, name) = rest.split_first_chunk::<8>()?;
+        let client = u64::from_be_bytes(*client);
         let expires = u64::from_be_bytes(*expires);
         let tag = blake3::Hash::from_bytes(*tag);
         let mut name = name.to_vec();
         self.pad(&tag, &mut name);
         // `Hash` compares in constant time.
-        if tag != self.tag(pool, &name, expires) || expires <= now {
+        if tag != self.tag(pool, &name, client, expires) || expires <= now {
             return None;
         }
-        String::from_utf8(name).ok().map(StreamerId::new)
+        let streamer = StreamerId::new(String::from_utf8(name).ok()?);
+        Some(Affinity { streamer, client })
     }
 
-    /// The streamer named by the first valid cookie called `name`.
+    /// What the first valid cookie called `name` says.
     pub fn find(
         &self,
         headers: &HeaderMap,
         name: &str,
         pool: &PoolName,
         now: u64,
-    ) -> Option<StreamerId> {
+    ) -> Option<Affinity> {
         values(headers, name)
             .take(MAX_TRIES)
             .find_map(|value| self.open(pool, value, now))
@@ -97,7 +109,7 @@ impl Seal {
         &self,
         attributes: Attributes<'_>,
         pool: &PoolName,
-        streamer: &StreamerId,
+        affinity: &Affinity,
         now: u64,
     ) -> Option<HeaderValue> {
         let Attributes {
@@ -106,7 +118,7 @@ impl Seal {
             max_age,
             secure,
         } = attributes;
-        let value = self.close(pool, streamer, now.saturating_add(max_age));
+        let value = self.close(pool, affinity, now.saturating_add(max_age));
         if value.len() > MAX_VALUE || path.contains([';', ',']) {
             return None;
         }
@@ -117,13 +129,14 @@ impl Seal {
         .ok()
     }
 
-    fn tag(&self, pool: &PoolName, streamer: &[u8], expires: u64) -> blake3::Hash {
+    fn tag(&self, pool: &PoolName, streamer: &[u8], client: u64, expires: u64) -> blake3::Hash {
         let pool = pool.as_str().as_bytes();
         let mut hasher = blake3::Hasher::new_keyed(self.tag_key.expose());
-        // Lengths in front: no two different triples give the same input.
+        // Lengths in front: no two different tuples give the same input.
         hasher.update(&(pool.len() as u64).to_be_bytes());
         hasher.update(pool);
         hasher.update(&expires.to_be_bytes());
+        hasher.update(&client.to_be_bytes());
         hasher.update(streamer);
         hasher.finalize()
     }
@@ -152,7 +165,7 @@ fn values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a st
         .map(|(_, value)| value.trim().trim_matches('"'))
 }
 
-/// Longest value that is looked at; ours are about 80 characters.
+/// Longest value that is looked at; ours are about 90 characters.
 const MAX_VALUE: usize = 512;
 /// Cookies of our name that are tried; a browser sends one per matching path.
 const MAX_TRIES: usize = 4;
@@ -162,7 +175,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue, header};
     use proptest::prelude::{any, prop_assert_eq, proptest};
 
-    use super::{Attributes, Seal};
+    use super::{Affinity, Attributes, Seal};
     use crate::base::id::{PoolName, StreamerId};
 
     const NOW: u64 = 1_800_000_000;
@@ -171,22 +184,25 @@ mod tests {
         PoolName::from("default")
     }
 
-    fn streamer() -> StreamerId {
-        StreamerId::from("10.0.3.4:3000")
+    fn affinity() -> Affinity {
+        Affinity {
+            streamer: StreamerId::from("10.0.3.4:3000"),
+            client: 0x0123_4567_89ab_cdef,
+        }
     }
 
     #[test]
     fn opens_what_it_closed_until_it_expires() {
         let seal = Seal::new(b"secret");
-        let value = seal.close(&pool(), &streamer(), NOW + 10);
-        assert_eq!(seal.open(&pool(), &value, NOW), Some(streamer()));
-        assert_eq!(seal.open(&pool(), &value, NOW + 9), Some(streamer()));
+        let value = seal.close(&pool(), &affinity(), NOW + 10);
+        assert_eq!(seal.open(&pool(), &value, NOW), Some(affinity()));
+        assert_eq!(seal.open(&pool(), &value, NOW + 9), Some(affinity()));
         assert_eq!(seal.open(&pool(), &value, NOW + 10), None);
     }
 
     #[test]
     fn another_secret_or_pool_opens_nothing() {
-        let value = Seal::new(b"secret").close(&pool(), &streamer(), NOW + 10);
+        let value = Seal::new(b"secret").close(&pool(), &affinity(), NOW + 10);
         assert_eq!(Seal::new(b"Secret").open(&pool(), &value, NOW), None);
         assert_eq!(
             Seal::new(b"secret").open(&PoolName::from("other"), &value, NOW),
@@ -196,7 +212,7 @@ mod tests {
 
     #[test]
     fn the_streamer_is_not_shown() {
-        let value = Seal::new(b"secret").close(&pool(), &streamer(), NOW + 10);
+        let value = Seal::new(b"secret").close(&pool(), &affinity(), NOW + 10);
         let bytes =
             base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, &value)
                 .unwrap();
@@ -206,7 +222,7 @@ mod tests {
     #[test]
     fn is_found_between_other_cookies() {
         let seal = Seal::new(b"secret");
-        let good = seal.close(&pool(), &streamer(), NOW + 10);
+        let good = seal.close(&pool(), &affinity(), NOW + 10);
         let mut headers = HeaderMap::new();
         headers.append(
             header::COOKIE,
@@ -221,7 +237,7 @@ mod tests {
             header::COOKIE,
             HeaderValue::from_str(&format!("a=b;gw=\"{good}\"")).unwrap(),
         );
-        assert_eq!(seal.find(&headers, "gw", &pool(), NOW), Some(streamer()));
+        assert_eq!(seal.find(&headers, "gw", &pool(), NOW), Some(affinity()));
     }
 
     #[test]
@@ -233,7 +249,7 @@ mod tests {
             max_age: 3600,
             secure: true,
         };
-        let set = seal.set(attributes, &pool(), &streamer(), NOW).unwrap();
+        let set = seal.set(attributes, &pool(), &affinity(), NOW).unwrap();
         let set = set.to_str().unwrap();
         assert!(
             set.ends_with("; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax; Secure"),
@@ -242,13 +258,13 @@ mod tests {
         let parsed = cookie::Cookie::parse(set).unwrap();
         assert_eq!(
             seal.open(&pool(), parsed.value(), NOW + 3599),
-            Some(streamer())
+            Some(affinity())
         );
         let broken = Attributes {
             path: "/;x",
             ..attributes
         };
-        assert_eq!(seal.set(broken, &pool(), &streamer(), NOW), None);
+        assert_eq!(seal.set(broken, &pool(), &affinity(), NOW), None);
     }
 
     proptest! {
@@ -258,10 +274,10 @@ mod tests {
         }
 
         #[test]
-        fn one_flipped_bit_opens_nothing(bit in 0_usize..424) {
+        fn one_flipped_bit_opens_nothing(bit in 0_usize..488) {
             let seal = Seal::new(b"secret");
             let engine = &base64::engine::general_purpose::URL_SAFE_NO_PAD;
-            let value = seal.close(&pool(), &streamer(), NOW + 10);
+            let value = seal.close(&pool(), &affinity(), NOW + 10);
             let mut bytes = base64::Engine::decode(engine, value).unwrap();
             bytes[bit / 8] ^= 1 << (bit % 8);
             let value = base64::Engine::encode(engine, bytes);
@@ -269,11 +285,13 @@ mod tests {
         }
 
         #[test]
-        fn any_name_survives(name in any::<String>(), expires in any::<u64>()) {
+        fn any_name_survives(
+            name in any::<String>(), client in any::<u64>(), expires in any::<u64>(),
+        ) {
             let seal = Seal::new(b"secret");
-            let id = StreamerId::new(name);
-            let value = seal.close(&pool(), &id, expires);
-            let expected = (expires > NOW && value.len() <= super::MAX_VALUE).then_some(id);
+            let said = Affinity { streamer: StreamerId::new(name), client };
+            let value = seal.close(&pool(), &said, expires);
+            let expected = (expires > NOW && value.len() <= super::MAX_VALUE).then_some(said);
             prop_assert_eq!(seal.open(&pool(), &value, NOW), expected);
         }
     }

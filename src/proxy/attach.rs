@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -31,10 +32,10 @@ use crate::{
         stream::Upstream,
     },
     pool::{Expectation, Outcome, Permit, PickError, Pool, QueueFull, Wish},
-    session::Disconnect,
+    session::{Disconnect, quota::Asker},
     ws::{
-        self, CloseFrame, FrameCursor, FrameHeader, HandshakeError, MAX_HEADER, OpCode, Piece,
-        ProtocolError,
+        self, CloseFrame, FrameCursor, FrameHeader, HandshakeError, MAX_HEADER, Mask, OpCode,
+        Piece, ProtocolError,
     },
 };
 
@@ -54,12 +55,18 @@ pub(super) struct Opening {
     pub(super) leg_timeout: Duration,
     /// Under which name a SockJS session is remembered.
     pub(super) sockjs_session: Option<String>,
+    /// Whose account is charged.
+    pub(super) asker: Asker,
+    /// The client's first bytes, which were read together with its upgrade request.
+    pub(super) early: Bytes,
 }
 
 /// A leg with an answer.
 pub(super) struct Attached {
     pub(super) leg: Upstream,
     pub(super) permit: Permit,
+    /// The streamer's name for the session.
+    pub(super) session: String,
     /// Frames for the client: `connected`, and what came with it.
     pub(super) frames: Vec<u8>,
     /// What had been read beyond them.
@@ -152,10 +159,15 @@ pub(super) async fn attach(mut opening: Opening) -> Result<Attached, Disconnect>
             Ok((leg, answer)) => {
                 streamer.report(Outcome::Ok, Instant::now());
                 settle(&opening, &streamer.id, &answer.session, started);
-                let Answer { frames, rest, .. } = answer;
+                let Answer {
+                    session,
+                    frames,
+                    rest,
+                } = answer;
                 return Ok(Attached {
                     leg: Upstream::new(leg),
                     permit,
+                    session,
                     frames,
                     rest,
                 });
@@ -383,10 +395,22 @@ impl AnswerReader {
 
 /// An unmasked text frame.
 pub(super) fn text_frame(text: &[u8]) -> Vec<u8> {
+    frame(text, None)
+}
+
+/// A text frame as clients send it.
+pub(super) fn masked_text_frame(text: &[u8], key: [u8; 4]) -> Vec<u8> {
+    let mut frame = frame(text, Some(key));
+    let start = frame.len() - text.len();
+    Mask::new(key).apply_in_place(&mut frame[start..]);
+    frame
+}
+
+fn frame(text: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
     let header = FrameHeader {
         fin: true,
         opcode: OpCode::Text,
-        mask: None,
+        mask,
         len: text.len() as u64,
     };
     let mut head = [0; MAX_HEADER];

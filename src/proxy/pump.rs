@@ -38,12 +38,15 @@ pub(super) struct Pump {
 
 /// What the pump asks about and reports while it walks.
 pub(super) trait Inspector {
-    /// A data message begins with `prefix`, which is all of it when it is shorter than
-    /// [`PEEK_BYTES`].
-    fn judge(&mut self, text: bool, prefix: &[u8]) -> Verdict;
+    /// A data message begins with `prefix`, which is the `whole` message or at least
+    /// [`PEEK_BYTES`] of it.
+    fn judge(&mut self, text: bool, prefix: &[u8], whole: bool) -> Verdict;
 
     /// A message that was to be put together is complete.
-    fn assembled(&mut self, message: Held) -> Result<(), Disconnect>;
+    fn assembled(&mut self, message: Held) -> Result<Passed, Disconnect>;
+
+    /// A message that was to be put together is too large for that; `prefix` is what there is of it.
+    fn oversized(&mut self, prefix: &[u8]) -> Verdict;
 
     /// A ping came; it wants a pong with the same payload.
     fn ping(&mut self, payload: Box<ControlPayload>);
@@ -54,6 +57,36 @@ pub(super) trait Inspector {
 pub(super) struct Held {
     pub(super) frames: Vec<u8>,
     pub(super) text: Vec<u8>,
+}
+
+/// The frames of a message that was put together, as they pass on.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    pub(super) now: Vec<u8>,
+    pub(super) later: Vec<u8>,
+}
+
+impl Passed {
+    pub(super) fn now(frames: Vec<u8>) -> Self {
+        Self {
+            now: frames,
+            later: Vec::new(),
+        }
+    }
+
+    pub(super) fn later(frames: Vec<u8>) -> Self {
+        Self {
+            now: Vec::new(),
+            later: frames,
+        }
+    }
+}
+
+/// Two ways to the same receiver: `Later` is what waits until the session lets it go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    Now,
+    Later,
 }
 
 /// What one call of [`Pump::feed`] went through.
@@ -90,7 +123,7 @@ impl From<ProtocolError> for Stop {
 #[derive(Debug)]
 enum Flow {
     /// Passes on (or none is open).
-    Forward,
+    Forward(Lane),
     Drop,
     /// Held until enough of it is here to judge it.
     Judge(Box<Held>),
@@ -102,7 +135,7 @@ impl Pump {
     pub(super) fn new(sender: Sender, message_limit: u64) -> Self {
         Self {
             cursor: FrameCursor::new(sender, message_limit),
-            flow: Flow::Forward,
+            flow: Flow::Forward(Lane::Now),
             control: None,
             utf8: (sender == Sender::Client).then(Utf8Check::new),
         }
@@ -111,7 +144,21 @@ impl Pump {
     /// Whether a frame of the gateway's own may stand here in what was passed on. Headers are passed
     /// on when they are complete and valid, control frames never.
     pub(super) fn at_frame_boundary(&self) -> bool {
-        !self.cursor.in_data_payload() || !matches!(self.flow, Flow::Forward)
+        !self.cursor.in_data_payload() || !matches!(self.flow, Flow::Forward(Lane::Now))
+    }
+
+    /// Whether a message of the gateway's own may stand here in what was passed on: no message is
+    /// open of which a part has been.
+    pub(super) fn at_message_boundary(&self) -> bool {
+        !self.cursor.in_message() || !matches!(self.flow, Flow::Forward(Lane::Now))
+    }
+
+    /// What waited goes on, a message that is passing there included. Only at a message boundary.
+    pub(super) fn promote(&mut self) {
+        debug_assert!(self.at_message_boundary());
+        if let Flow::Forward(lane) = &mut self.flow {
+            *lane = Lane::Now;
+        }
     }
 
     /// Walks over `input` and writes what passes to `outlet`, in order.
@@ -125,6 +172,10 @@ impl Pump {
         inspector: &mut impl Inspector,
     ) -> Result<Fed, Stop> {
         let mut fed = Fed::default();
+        outlet.lane = match self.flow {
+            Flow::Forward(lane) => lane,
+            _ => Lane::Now,
+        };
         let mut at = 0;
         // Bytes from here to `at` pass and are not written yet; equal to `at` in any flow but
         // `Forward`.
@@ -163,13 +214,14 @@ impl Pump {
                         if whole || seen == PEEK_BYTES {
                             let text = header.opcode == OpCode::Text;
                             let prefix = &here[..seen];
+                            let whole = header.fin && header.len == seen as u64;
                             let verdict = match header.mask {
                                 Some(key) => {
                                     let mut clear = [0; PEEK_BYTES];
                                     Mask::new(key).apply(prefix, &mut clear[..seen]);
-                                    inspector.judge(text, &clear[..seen])
+                                    inspector.judge(text, &clear[..seen], whole)
                                 }
-                                None => inspector.judge(text, prefix),
+                                None => inspector.judge(text, prefix, whole),
                             };
                             if verdict != Verdict::Forward || split {
                                 outlet.write(&input[from..at])?;
@@ -180,6 +232,11 @@ impl Pump {
                                     outlet.write(self.cursor.raw_header())?;
                                 }
                                 Verdict::Forward => {}
+                                Verdict::Hold => {
+                                    outlet.lane = Lane::Later;
+                                    outlet.write(self.cursor.raw_header())?;
+                                    self.flow = Flow::Forward(Lane::Later);
+                                }
                                 Verdict::Drop => self.flow = Flow::Drop,
                                 Verdict::Assemble => self.flow = Flow::Assemble(self.hold()),
                                 Verdict::Close(reason) => {
@@ -194,12 +251,12 @@ impl Pump {
                         }
                     } else {
                         match &mut self.flow {
-                            Flow::Forward if split => {
+                            Flow::Forward(_) if split => {
                                 outlet.write(&input[from..at])?;
                                 outlet.write(self.cursor.raw_header())?;
                                 from = next;
                             }
-                            Flow::Forward => {}
+                            Flow::Forward(_) => {}
                             Flow::Drop => from = next,
                             Flow::Judge(held) | Flow::Assemble(held) => {
                                 held.frames.extend_from_slice(self.cursor.raw_header());
@@ -237,36 +294,57 @@ impl Pump {
                         return Err(error.into());
                     }
                     match &mut self.flow {
-                        Flow::Forward => {}
+                        Flow::Forward(_) => {}
                         Flow::Drop => from = next,
                         Flow::Judge(held) => {
                             let text = opcode == OpCode::Text;
                             // Only what decides is held, whatever the size of this read.
                             let wanted = PEEK_BYTES.saturating_sub(held.text.len());
                             let (start, rest) = bytes.split_at(wanted.min(bytes.len()));
-                            held.push(start, mask)?;
+                            held.push(start, mask);
                             from = at + start.len();
                             let ends = message_end && rest.is_empty();
                             self.judge_held(text, ends, outlet, inspector)?;
+                            let mask = mask.map(|mask| mask.rotated(start.len()));
                             match &mut self.flow {
-                                Flow::Judge(held) | Flow::Assemble(held) if !rest.is_empty() => {
-                                    held.push(rest, mask.map(|mask| mask.rotated(start.len())))?;
+                                Flow::Assemble(held) if held.has_room(rest.len()) => {
+                                    held.push(rest, mask);
                                     from = next;
-                                    self.judge_held(text, message_end, outlet, inspector)?;
+                                    self.end_held(message_end, outlet, inspector)?;
+                                }
+                                Flow::Assemble(_) => {
+                                    from += self.give_up(rest, mask, outlet, inspector)?;
+                                    if let Flow::Drop = self.flow {
+                                        from = next;
+                                    }
+                                }
+                                Flow::Judge(held) => {
+                                    held.push(rest, mask);
+                                    from = next;
                                 }
                                 Flow::Drop => from = next,
-                                _ => {}
+                                Flow::Forward(_) => {}
                             }
                         }
-                        Flow::Assemble(held) => {
-                            held.push(bytes, mask)?;
+                        Flow::Assemble(held) if held.has_room(bytes.len()) => {
+                            held.push(bytes, mask);
                             from = next;
-                            let text = opcode == OpCode::Text;
-                            self.judge_held(text, message_end, outlet, inspector)?;
+                            self.end_held(message_end, outlet, inspector)?;
+                        }
+                        Flow::Assemble(_) => {
+                            from = at + self.give_up(bytes, mask, outlet, inspector)?;
+                            if let Flow::Drop = self.flow {
+                                from = next;
+                            }
                         }
                     }
                     if message_end {
-                        self.flow = Flow::Forward;
+                        if let Flow::Forward(Lane::Later) = self.flow {
+                            outlet.write(&input[from..next])?;
+                            from = next;
+                        }
+                        self.flow = Flow::Forward(Lane::Now);
+                        outlet.lane = Lane::Now;
                     }
                 }
             }
@@ -292,30 +370,88 @@ impl Pump {
         outlet: &mut Outlet<'_, '_, S>,
         inspector: &mut impl Inspector,
     ) -> Result<(), Stop> {
-        if let Flow::Judge(held) = &mut self.flow {
-            let enough = held.text.len() >= PEEK_BYTES || held.frames.len() >= JUDGE_BYTES;
-            if !enough && !message_end {
+        let Flow::Judge(held) = &mut self.flow else {
+            return Ok(());
+        };
+        let enough = held.text.len() >= PEEK_BYTES || held.frames.len() >= JUDGE_BYTES;
+        if !enough && !message_end {
+            return Ok(());
+        }
+        let held = std::mem::take(held);
+        let prefix = &held.text[..held.text.len().min(PEEK_BYTES)];
+        match inspector.judge(text, prefix, message_end) {
+            Verdict::Assemble => {
+                self.flow = Flow::Assemble(held);
+                self.end_held(message_end, outlet, inspector)
+            }
+            verdict => self.release(verdict, &held, outlet),
+        }
+    }
+
+    /// Deals with a message that was put together, if it has ended.
+    fn end_held<S: AsyncWrite + Unpin>(
+        &mut self,
+        message_end: bool,
+        outlet: &mut Outlet<'_, '_, S>,
+        inspector: &mut impl Inspector,
+    ) -> Result<(), Stop> {
+        let Flow::Assemble(held) = &mut self.flow else {
+            return Ok(());
+        };
+        if !message_end {
+            return Ok(());
+        }
+        let held = std::mem::take(held);
+        self.flow = Flow::Drop;
+        let Passed { now, later } = inspector.assembled(*held).map_err(Stop::Disconnect)?;
+        outlet.lane = Lane::Now;
+        outlet.write(&now)?;
+        outlet.lane = Lane::Later;
+        outlet.write(&later)?;
+        outlet.lane = Lane::Now;
+        Ok(())
+    }
+
+    /// The message that is being put together is too large for that. Says how many of `bytes`, which
+    /// come next, it took to know as much as possible about it.
+    fn give_up<S: AsyncWrite + Unpin>(
+        &mut self,
+        bytes: &[u8],
+        mask: Option<Mask>,
+        outlet: &mut Outlet<'_, '_, S>,
+        inspector: &mut impl Inspector,
+    ) -> Result<usize, Stop> {
+        let Flow::Assemble(held) = &mut self.flow else {
+            return Ok(0);
+        };
+        let mut held = std::mem::take(held);
+        let room = ASSEMBLE_BYTES.saturating_sub(held.frames.len());
+        let taken = room.min(bytes.len());
+        held.push(&bytes[..taken], mask);
+        let verdict = inspector.oversized(&held.text);
+        self.release(verdict, &held, outlet)?;
+        Ok(taken)
+    }
+
+    /// What was held goes where the verdict says, and the rest of its message will follow.
+    fn release<S: AsyncWrite + Unpin>(
+        &mut self,
+        verdict: Verdict,
+        held: &Held,
+        outlet: &mut Outlet<'_, '_, S>,
+    ) -> Result<(), Stop> {
+        let lane = match verdict {
+            Verdict::Forward => Lane::Now,
+            Verdict::Hold => Lane::Later,
+            Verdict::Drop | Verdict::Assemble => {
+                self.flow = Flow::Drop;
                 return Ok(());
             }
-            let held = std::mem::take(held);
-            match inspector.judge(text, &held.text[..held.text.len().min(PEEK_BYTES)]) {
-                Verdict::Forward => {
-                    self.flow = Flow::Forward;
-                    return outlet.write(&held.frames);
-                }
-                Verdict::Drop => {
-                    self.flow = Flow::Drop;
-                    return Ok(());
-                }
-                Verdict::Close(reason) => return Err(Stop::Disconnect(reason)),
-                Verdict::Assemble => self.flow = Flow::Assemble(held),
-            }
-        }
-        if message_end && let Flow::Assemble(held) = &mut self.flow {
-            let held = std::mem::take(held);
-            return inspector.assembled(*held).map_err(Stop::Disconnect);
-        }
-        Ok(())
+            Verdict::Close(reason) => return Err(Stop::Disconnect(reason)),
+        };
+        self.flow = Flow::Forward(lane);
+        outlet.lane = lane;
+        outlet.write(&held.frames)
     }
 
     fn end_control(&mut self, opcode: OpCode, inspector: &mut impl Inspector) -> Result<(), Stop> {
@@ -333,17 +469,17 @@ impl Pump {
 }
 
 impl Held {
-    fn push(&mut self, bytes: &[u8], mask: Option<Mask>) -> Result<(), Stop> {
-        if self.frames.len() + bytes.len() > ASSEMBLE_BYTES {
-            return Err(Stop::Protocol(ProtocolError::MessageTooBig));
-        }
+    fn has_room(&self, more: usize) -> bool {
+        self.frames.len() + more <= ASSEMBLE_BYTES
+    }
+
+    fn push(&mut self, bytes: &[u8], mask: Option<Mask>) {
         self.frames.extend_from_slice(bytes);
         let start = self.text.len();
         self.text.extend_from_slice(bytes);
         if let Some(mask) = mask {
             mask.apply_in_place(&mut self.text[start..]);
         }
-        Ok(())
     }
 }
 
@@ -351,9 +487,39 @@ impl Held {
 pub(super) struct Outlet<'a, 'w, S> {
     pub(super) target: Target<'a, S>,
     pub(super) backlog: &'a mut Backlog,
+    /// Where [`Lane::Later`] leads; nothing may be held where there is none.
+    pub(super) later: Option<&'a mut Later>,
+    /// The way of what is written next.
+    pub(super) lane: Lane,
     pub(super) cx: &'a mut Context<'w>,
     /// Bytes the receiver has taken.
     pub(super) taken: u64,
+}
+
+/// What waits until the session lets it go on; takes no memory while empty.
+#[derive(Debug, Default)]
+pub(super) struct Later(Option<Box<Backlog>>);
+
+impl Later {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |waiting| waiting.len())
+    }
+
+    /// Appends what waits to `backlog`.
+    pub(super) fn release(&mut self, backlog: &mut Backlog) -> Result<(), Full> {
+        match self.0.take() {
+            Some(waiting) => backlog.append(*waiting),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0 = None;
+    }
 }
 
 /// Who receives.
@@ -368,6 +534,18 @@ pub(super) enum Target<'a, S> {
 impl<S: AsyncWrite + Unpin> Outlet<'_, '_, S> {
     /// Takes all of `bytes` or fails.
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if let (Lane::Later, Some(later)) = (self.lane, &mut self.later) {
+            if let Target::Nobody = self.target {
+                return Ok(());
+            }
+            let waiting = later
+                .0
+                .get_or_insert_with(|| Box::new(self.backlog.sibling()));
+            return waiting.push(bytes, usize::MAX).map_err(|Full| Stop::Full);
+        }
         match &mut self.target {
             Target::Nobody => return Ok(()),
             Target::Later => {}
@@ -450,25 +628,28 @@ mod tests {
 
     use proptest::prelude::{Strategy, any, prop, prop_assert_eq, prop_oneof, proptest};
 
-    use super::{Held, Inspector, Outlet, PEEK_BYTES, Pump, Stop, Target};
+    use super::{Held, Inspector, Lane, Later, Outlet, PEEK_BYTES, Passed, Pump, Stop, Target};
     use crate::{
         base::chunk::{Backlog, Budget},
         session::{Disconnect, Verdict},
         ws::{ControlPayload, FrameHeader, MAX_HEADER, Mask, OpCode, ProtocolError, Sender},
     };
 
-    /// Judges by the first letter of a message: `d` is dropped, `a` is put together.
+    /// Judges by the first letter of a message: `h` is held, `d` dropped, `a` put together.
     #[derive(Default)]
     struct Letters {
         judged: Vec<Vec<u8>>,
+        whole: Vec<bool>,
         assembled: Vec<Vec<u8>>,
         pings: Vec<Vec<u8>>,
     }
 
     impl Inspector for Letters {
-        fn judge(&mut self, _text: bool, prefix: &[u8]) -> Verdict {
+        fn judge(&mut self, _text: bool, prefix: &[u8], whole: bool) -> Verdict {
             self.judged.push(prefix.to_vec());
+            self.whole.push(whole);
             match prefix.first() {
+                Some(b'h') => Verdict::Hold,
                 Some(b'd') => Verdict::Drop,
                 Some(b'a') => Verdict::Assemble,
                 Some(b'c') => Verdict::Close(Disconnect::NotConnect),
@@ -476,9 +657,20 @@ mod tests {
             }
         }
 
-        fn assembled(&mut self, message: Held) -> Result<(), Disconnect> {
+        fn assembled(&mut self, message: Held) -> Result<Passed, Disconnect> {
             self.assembled.push(message.text);
-            Ok(())
+            Ok(Passed {
+                now: b"now".to_vec(),
+                later: b"later".to_vec(),
+            })
+        }
+
+        fn oversized(&mut self, prefix: &[u8]) -> Verdict {
+            match prefix.get(1) {
+                Some(b'n') => Verdict::Forward,
+                Some(b'l') => Verdict::Hold,
+                _ => Verdict::Close(Disconnect::Unreadable),
+            }
         }
 
         fn ping(&mut self, payload: Box<ControlPayload>) {
@@ -504,8 +696,10 @@ mod tests {
         frame
     }
 
-    fn run(pieces: &[&[u8]], sender: Sender) -> (Vec<u8>, Letters, Option<Stop>) {
+    /// What passed, what waits, what was asked, and how it ended.
+    fn run(pieces: &[&[u8]], sender: Sender) -> (Vec<u8>, Vec<u8>, Letters, Option<Stop>) {
         let mut pump = Pump::new(sender, 100_000);
+        let mut later = Later::default();
         let mut backlog = Backlog::new(Arc::new(Budget::new(usize::MAX)));
         let mut cx = Context::from_waker(Waker::noop());
         let mut out = Vec::new();
@@ -514,15 +708,31 @@ mod tests {
             let mut outlet = Outlet {
                 target: Target::Stream(&mut out),
                 backlog: &mut backlog,
+                later: Some(&mut later),
+                lane: Lane::Now,
                 cx: &mut cx,
                 taken: 0,
             };
             if let Err(stop) = pump.feed(piece, &mut outlet, &mut letters) {
-                return (out, letters, Some(stop));
+                return (out, drain(later), letters, Some(stop));
             }
         }
         assert!(backlog.is_empty());
-        (out, letters, None)
+        (out, drain(later), letters, None)
+    }
+
+    fn drain(mut later: Later) -> Vec<u8> {
+        let mut backlog = Backlog::new(Arc::new(Budget::new(usize::MAX)));
+        if let Some(waiting) = later.0.take() {
+            backlog = *waiting;
+        }
+        let mut out = Vec::new();
+        while !backlog.is_empty() {
+            let taken = backlog.front().len();
+            out.extend_from_slice(backlog.front());
+            backlog.advance(taken);
+        }
+        out
     }
 
     #[derive(Clone, Debug)]
@@ -533,7 +743,7 @@ mod tests {
     }
 
     fn message() -> impl Strategy<Value = Message> {
-        let first = prop_oneof![4 => Just(b'f'), 2 => Just(b'd'), 1 => Just(b'a')];
+        let first = prop_oneof![4 => Just(b'f'), 2 => Just(b'd'), 1 => Just(b'a'), 2 => Just(b'h')];
         let size = prop_oneof![0..40_usize, 500..530_usize, 1000..3000_usize];
         (
             first,
@@ -568,6 +778,7 @@ mod tests {
             };
             let mut wire = Vec::new();
             let mut expected = Vec::new();
+            let mut waiting = Vec::new();
             let mut assembled = Vec::new();
             let mut pings = Vec::new();
             for Message { text, cuts, ping } in &messages {
@@ -577,8 +788,10 @@ mod tests {
                     let opcode = if n == 0 { OpCode::Text } else { OpCode::Continuation };
                     let part = frame(n == cuts.len(), opcode, mask, &text[from..end]);
                     wire.extend_from_slice(&part);
-                    if !matches!(text.first(), Some(b'd' | b'a')) {
-                        expected.extend_from_slice(&part);
+                    match text.first() {
+                        Some(b'd' | b'a') => {}
+                        Some(b'h') => waiting.extend_from_slice(&part),
+                        _ => expected.extend_from_slice(&part),
                     }
                     if n == 0 && let Some(ping) = ping {
                         wire.extend_from_slice(&frame(true, OpCode::Ping, mask, ping));
@@ -588,15 +801,18 @@ mod tests {
                 }
                 if text.first() == Some(&b'a') {
                     assembled.push(text.clone());
+                    expected.extend_from_slice(b"now");
+                    waiting.extend_from_slice(b"later");
                 }
             }
             let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(wire.len())).collect();
             at.extend([0, wire.len()]);
             at.sort_unstable();
             let pieces: Vec<&[u8]> = at.windows(2).map(|pair| &wire[pair[0]..pair[1]]).collect();
-            let (out, letters, stop) = run(&pieces, sender);
+            let (out, later, letters, stop) = run(&pieces, sender);
             assert!(stop.is_none(), "{stop:?}");
             prop_assert_eq!(out, expected);
+            prop_assert_eq!(later, waiting);
             prop_assert_eq!(letters.assembled, assembled);
             prop_assert_eq!(letters.pings, pings);
             let judged: Vec<Vec<u8>> = messages
@@ -604,6 +820,14 @@ mod tests {
                 .map(|message| message.text[..message.text.len().min(PEEK_BYTES)].to_vec())
                 .collect();
             prop_assert_eq!(letters.judged, judged);
+            let whole: Vec<bool> = messages
+                .iter()
+                .map(|message| message.text.len() <= PEEK_BYTES)
+                .collect();
+            for (said, whole) in letters.whole.iter().zip(&whole) {
+                // A small message is always known to be whole, a large one never.
+                prop_assert_eq!(said, whole);
+            }
         }
     }
 
@@ -612,7 +836,7 @@ mod tests {
         let good = frame(true, OpCode::Text, Some([1, 2, 3, 4]), b"fine");
         let mut wire = good.clone();
         wire.extend_from_slice(&frame(true, OpCode::Text, None, b"not masked"));
-        let (out, _, stop) = run(&[&wire], Sender::Client);
+        let (out, _, _, stop) = run(&[&wire], Sender::Client);
         assert_eq!(out, good);
         assert!(
             matches!(stop, Some(Stop::Protocol(ProtocolError::MaskMissing))),
@@ -641,6 +865,8 @@ mod tests {
             let mut outlet = Outlet {
                 target: Target::Stream(&mut out),
                 backlog: &mut backlog,
+                later: None,
+                lane: Lane::Now,
                 cx: &mut cx,
                 taken: 0,
             };
@@ -653,7 +879,7 @@ mod tests {
     #[test]
     fn broken_text_of_a_client_is_found() {
         let broken = frame(true, OpCode::Text, Some([9, 9, 9, 9]), b"f\xff\xff");
-        let (_, _, stop) = run(&[&broken], Sender::Client);
+        let (_, _, _, stop) = run(&[&broken], Sender::Client);
         let Some(Stop::Protocol(error)) = stop else {
             panic!("{stop:?}")
         };
@@ -671,7 +897,7 @@ mod tests {
             let large = frame(true, OpCode::Text, mask, &payload);
             for cut in [1, 8, 14, 15, 300, 600] {
                 let (start, rest) = large.split_at(cut);
-                let (out, letters, stop) = run(&[start, rest], sender);
+                let (out, _, letters, stop) = run(&[start, rest], sender);
                 assert!(stop.is_none(), "cut at {cut}: {stop:?}");
                 assert_eq!(out, large, "cut at {cut}");
                 assert_eq!(letters.judged, [&payload[..PEEK_BYTES]]);
@@ -684,7 +910,7 @@ mod tests {
         let good = frame(true, OpCode::Text, None, b"fine");
         let mut wire = good.clone();
         wire.extend_from_slice(&frame(true, OpCode::Text, None, b"close me"));
-        let (out, _, stop) = run(&[&wire], Sender::Server);
+        let (out, _, _, stop) = run(&[&wire], Sender::Server);
         assert_eq!(out, good);
         assert!(
             matches!(stop, Some(Stop::Disconnect(Disconnect::NotConnect))),
@@ -694,12 +920,23 @@ mod tests {
 
     #[test]
     fn a_message_to_be_put_together_has_a_bound() {
-        let large = frame(true, OpCode::Text, None, &[b'a'; 90_000]);
-        let (out, _, stop) = run(&[&large], Sender::Server);
-        assert!(out.is_empty());
-        assert!(
-            matches!(stop, Some(Stop::Protocol(ProtocolError::MessageTooBig))),
-            "{stop:?}"
-        );
+        for (start, verdict) in [("ax", 'c'), ("an", 'n'), ("al", 'l')] {
+            let payload = [start.as_bytes(), &[b'a'; 90_000]].concat();
+            let large = frame(true, OpCode::Text, Some([1, 2, 3, 4]), &payload);
+            let next = frame(true, OpCode::Text, Some([1, 2, 3, 4]), b"fine");
+            let wire = [large.as_slice(), &next].concat();
+            for cut in [4, 100, 514, 600, 65_000, 70_000, 90_000] {
+                let (start, rest) = wire.split_at(cut);
+                let (out, later, _, stop) = run(&[start, rest], Sender::Client);
+                match verdict {
+                    'c' => assert!(
+                        out.is_empty() && matches!(stop, Some(Stop::Disconnect(_))),
+                        "{stop:?}"
+                    ),
+                    'n' => assert!(out == wire && later.is_empty(), "cut at {cut}"),
+                    _ => assert!(out == next && later == large, "cut at {cut}"),
+                }
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -22,6 +22,7 @@ use crate::{
     },
     ddp::Framing,
     net::gate::Stream,
+    session::quota::Rule,
 };
 
 /// All open sessions.
@@ -42,6 +43,8 @@ pub struct Entry {
     pub opened: Instant,
     pub mailbox: Mailbox,
     pub traffic: Traffic,
+    /// When a request of the client was refused last, and by which rule; see [`Entry::set_limited`].
+    limited: AtomicU32,
     place: Mutex<Place>,
     /// What the socket came by; keeps its place among the connections.
     connection: Arc<Connection>,
@@ -101,6 +104,16 @@ pub struct SessionRow {
     pub messages_down: u64,
     pub bytes_up: u64,
     pub bytes_down: u64,
+    /// Whether a request of the client was refused within the last minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limited: Option<LimitedRow>,
+}
+
+/// The last refusal of a client's request.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LimitedRow {
+    pub rule: &'static str,
+    pub seconds_ago: u64,
 }
 
 impl Registry {
@@ -125,6 +138,7 @@ impl Registry {
             opened: now,
             mailbox: Mailbox::default(),
             traffic: Traffic::default(),
+            limited: AtomicU32::new(0),
             place: Mutex::new(Place {
                 phase: "greeting",
                 ..Place::default()
@@ -195,6 +209,29 @@ impl Entry {
             .phase = phase;
     }
 
+    /// A request was refused because of `rule`.
+    pub(super) fn set_limited(&self, rule: Rule, now: Instant) {
+        let rule = Rule::ALL.iter().position(|known| *known == rule);
+        let rule = rule.and_then(|rule| u32::try_from(rule).ok()).unwrap_or(0);
+        let second = u32::try_from(now.duration_since(self.opened).as_secs()).unwrap_or(u32::MAX);
+        // One word, so that a reader sees both or neither: the rule and one in the low byte.
+        self.limited
+            .store(second << 8 | (rule + 1), Ordering::Relaxed);
+    }
+
+    fn limited(&self, now: Instant) -> Option<LimitedRow> {
+        let limited = self.limited.load(Ordering::Relaxed);
+        let rule = Rule::ALL.get((limited & 0xff).checked_sub(1)? as usize)?;
+        let seconds_ago = now
+            .duration_since(self.opened)
+            .as_secs()
+            .saturating_sub(u64::from(limited >> 8));
+        (seconds_ago < LIMITED_SHOWN).then(|| LimitedRow {
+            rule: rule.label(),
+            seconds_ago,
+        })
+    }
+
     fn row(&self, now: Instant, wall: SystemTime) -> SessionRow {
         let age = now.duration_since(self.opened);
         let place = self.place();
@@ -216,6 +253,7 @@ impl Entry {
             messages_down: read(&self.traffic.messages_down),
             bytes_up: read(&self.traffic.bytes_up),
             bytes_down: read(&self.traffic.bytes_down),
+            limited: self.limited(now),
         }
     }
 }
@@ -235,6 +273,9 @@ impl Drop for Registration {
         self.registry.sessions.remove(&self.entry.id);
     }
 }
+
+/// Seconds for which a refusal is shown.
+const LIMITED_SHOWN: u64 = 60;
 
 pub(super) fn framing_label(framing: Framing) -> &'static str {
     match framing {

@@ -16,24 +16,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use pin_project_lite::pin_project;
 use tokio::{io::AsyncWrite, time::Sleep};
 use tracing::info;
 
 use super::{
     attach::{Attached, Opening, attach, text_frame},
+    inspect::{Effect, FromClient, FromStreamer},
     mailbox::Command,
-    pump::{Fed, Held, Inspector, Outlet, Pump, Stop, Target},
+    pump::{Fed, Held, Lane, Later, Outlet, Pump, Stop, Target},
     registry::Registration,
     shared::Shared,
 };
 use crate::{
     base::chunk::{Backlog, SCRATCH_BYTES, with_scratch},
-    ddp::{self, Connect, Framing, SyntaxError, messages_from_client, peek, wrap_for_client},
+    ddp::{self, Framing, wrap_for_client},
     net::stream::{Downstream, Upstream},
-    pool::{Outcome, Permit},
-    session::{Action, Disconnect, Phase, Session, Verdict, limits::Over},
+    pool::{
+        Outcome, Permit,
+        logins::{LoginOutcome, LoginPermit, LoginTicket},
+    },
+    session::{Action, Disconnect, LoginState, Phase, Session, limits::Over},
     telemetry::meters::Counted,
     ws::{CloseCode, CloseFrame, ControlFrame, ControlPayload, Sender},
 };
@@ -60,12 +63,14 @@ struct State {
     /// What the streamer, and what the client, has not taken yet.
     up_backlog: Backlog,
     down_backlog: Backlog,
-    setup: Setup,
+    /// What waits with the client's login for its turn.
+    later: Later,
+    stage: Stage,
     /// Messages that began since the client's backlog was last empty.
     down_waiting: u32,
     ends: Ends,
-    /// A ping of the client that wants its pong.
-    pong: Option<Box<ControlPayload>>,
+    /// Frames of the gateway's own that wait for their place between those of the streamer.
+    own: Option<Box<Own>>,
     /// The session's place in the gauge of its phase, and which one that is.
     counted: Counted,
     counted_as: u8,
@@ -76,19 +81,28 @@ struct State {
     shared: Arc<Shared>,
 }
 
-/// What there is before a session is live, and is freed then.
-enum Setup {
-    /// The client has not sent `connect` yet. `early` are its first bytes, which were read together
-    /// with its upgrade request.
-    Greeting {
-        opening: Box<Opening>,
-        early: Bytes,
-    },
+/// What is under way besides passing bytes on; freed when it is done.
+enum Stage {
+    /// The client has not sent `connect` yet.
+    Greeting(Box<Opening>),
     Attaching(Attaching),
-    Done,
+    /// A login waits for its turn.
+    Queueing(Box<LoginTicket>),
+    /// A login is unanswered.
+    LoggingIn(Box<LoginPermit>),
+    Idle,
 }
 
 type Attaching = Pin<Box<dyn Future<Output = Result<Attached, Disconnect>> + Send>>;
+
+/// Frames of the gateway's own for the client.
+#[derive(Debug, Default)]
+struct Own {
+    /// A ping of the client that wants its pong.
+    pong: Option<Box<ControlPayload>>,
+    /// Whole text messages.
+    texts: Vec<u8>,
+}
 
 /// A session's place on a streamer.
 struct Leg {
@@ -122,12 +136,11 @@ struct Flowed {
 }
 
 impl Relay {
-    /// A relay for a client that has been answered 101. `greeting` is sent at once; `early` is what
-    /// the client sent together with its upgrade request, at most [`SCRATCH_BYTES`], so that the
-    /// first read takes all of it.
+    /// A relay for a client that has been answered 101. `greeting` is sent at once; what the client
+    /// sent together with its upgrade request is at most [`SCRATCH_BYTES`], so that the first read
+    /// takes all of it.
     pub(super) fn new(
         down: Downstream,
-        early: Bytes,
         greeting: &[u8],
         opening: Box<Opening>,
         registration: Registration,
@@ -149,10 +162,11 @@ impl Relay {
                 down_pump: Pump::new(Sender::Server, STREAMER_MESSAGE_BYTES),
                 up_backlog: Backlog::new(shared.budget.clone()),
                 down_backlog,
-                setup: Setup::Greeting { opening, early },
+                later: Later::default(),
+                stage: Stage::Greeting(opening),
                 down_waiting: 0,
                 ends: Ends::default(),
-                pong: None,
+                own: None,
                 counted: Counted::new(&shared.meters.greeting),
                 counted_as: 0,
                 terms_version,
@@ -205,11 +219,15 @@ impl State {
         self.read_orders(cx, now);
         let mut again = self.read_client(cx, &mut flowed, now);
         self.attach(cx, &mut flowed, now);
+        again |= self.log_in(cx, now);
         again |= self.read_streamer(cx, &mut flowed, now);
-        while let Some(action) = self.session.poll_action() {
-            self.act(action);
+        // Writing may end the session, whose goodbye is then to be written.
+        for _ in 0..2 {
+            while let Some(action) = self.session.poll_action() {
+                self.act(action);
+            }
+            self.write_own_frames(now);
         }
-        self.write_own_frames();
         let (up, down) = (self.up_backlog.len(), self.down_backlog.len());
         self.flush(cx, &mut flowed, now);
         // A side that was not read because of its backlog has not registered for more either.
@@ -223,7 +241,7 @@ impl State {
 
     fn read_orders(&mut self, cx: &Context<'_>, now: Instant) {
         let mailbox = &self.registration.entry().mailbox;
-        if let Setup::Greeting { .. } = self.setup {
+        if let Stage::Greeting(_) = self.stage {
             mailbox.register(cx.waker());
         }
         if let Some(Command::Close { reason, after }) = mailbox.take() {
@@ -248,12 +266,13 @@ impl State {
                 _ if closing => SCRATCH_BYTES,
                 // Back-pressure: the client is read no faster than the streamer reads.
                 Some(_) if !self.up_backlog.is_empty() => 0,
-                Some(_) => SCRATCH_BYTES,
-                None => HELD_BYTES
-                    .saturating_sub(self.up_backlog.len())
+                Some(_) if self.later.is_empty() => SCRATCH_BYTES,
+                _ => HELD_BYTES
+                    .saturating_sub(self.up_backlog.len() + self.later.len())
                     .min(SCRATCH_BYTES),
             };
             if room == 0 {
+                self.session.handle_unread(now);
                 return false;
             }
             let read = with_scratch(|scratch| {
@@ -281,10 +300,11 @@ impl State {
 
     /// Bytes of the client into `room`; 0 when there will be no more.
     fn fill_from_client(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<usize> {
-        if let Setup::Greeting { early, .. } = &mut self.setup
-            && !early.is_empty()
+        if let Stage::Greeting(opening) = &mut self.stage
+            && !opening.early.is_empty()
         {
-            let early = early.split_to(early.len().min(room.len()));
+            let length = opening.early.len().min(room.len());
+            let early = opening.early.split_to(length);
             room[..early.len()].copy_from_slice(&early);
             return Poll::Ready(early.len());
         }
@@ -302,17 +322,37 @@ impl State {
                 None => Target::Later,
             },
             backlog: &mut self.up_backlog,
+            later: Some(&mut self.later),
+            lane: Lane::Now,
             cx,
             taken: 0,
         };
-        let mut connect = None;
         let mut inspector = FromClient {
+            effect: Effect {
+                framing: self.session.framing(),
+                shared: &self.shared,
+                entry: self.registration.entry(),
+                now,
+                replies: Vec::new(),
+                login: None,
+            },
+            asker: match &self.stage {
+                Stage::Greeting(opening) => Some(opening.asker),
+                _ => None,
+            },
             session: &mut self.session,
-            connect: &mut connect,
-            pong: &mut self.pong,
-            now,
+            connect: None,
+            pong: None,
         };
         let fed = self.up_pump.feed(input, &mut outlet, &mut inspector);
+        let FromClient {
+            effect,
+            connect,
+            pong,
+            ..
+        } = inspector;
+        let replies = effect.replies;
+        self.keep_own(pong, &replies);
         if let Some(connect) = connect {
             self.start_attaching(connect);
         }
@@ -333,30 +373,31 @@ impl State {
     }
 
     fn start_attaching(&mut self, connect: Held) {
-        match std::mem::replace(&mut self.setup, Setup::Done) {
-            Setup::Greeting { mut opening, early } => {
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Greeting(mut opening) => {
                 opening.connect = connect;
-                self.setup = Setup::Attaching(Box::pin(attach(*opening)));
-                debug_assert!(early.is_empty());
+                debug_assert!(opening.early.is_empty());
+                self.stage = Stage::Attaching(Box::pin(attach(*opening)));
             }
-            other => self.setup = other,
+            other => self.stage = other,
         }
     }
 
     fn attach(&mut self, cx: &mut Context<'_>, flowed: &mut Flowed, now: Instant) {
-        let Setup::Attaching(attaching) = &mut self.setup else {
+        let Stage::Attaching(attaching) = &mut self.stage else {
             return;
         };
         let Poll::Ready(attached) = attaching.as_mut().poll(cx) else {
             return;
         };
-        self.setup = Setup::Done;
+        self.stage = Stage::Idle;
         if self.session.phase() != Phase::Attaching {
             return;
         }
         let Attached {
             leg,
             permit,
+            session,
             frames,
             rest,
         } = match attached {
@@ -367,7 +408,7 @@ impl State {
             stream: leg,
             permit,
         });
-        self.session.handle_attached(now);
+        self.session.handle_attached(&session, now);
         flowed.messages_down += 1;
         flowed.bytes_down += frames.len() as u64;
         if self.down_backlog.push(&frames, usize::MAX).is_err() {
@@ -375,6 +416,46 @@ impl State {
         }
         if !rest.is_empty() {
             self.feed_down(&rest, cx, flowed, now);
+        }
+    }
+
+    /// Lets a login of the client wait for its turn and go on when that has come; true when the
+    /// client is to be read again.
+    fn log_in(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        if let (Stage::Idle, Some(leg), true) = (&self.stage, &self.leg, self.session.wants_login())
+        {
+            match self.shared.logins.wait(&leg.permit.streamer().id, now) {
+                Ok(ticket) => self.stage = Stage::Queueing(Box::new(ticket)),
+                Err(_) => self.session.close(Disconnect::NoCapacity, now),
+            }
+        }
+        let Stage::Queueing(ticket) = &mut self.stage else {
+            return false;
+        };
+        // A ping of the client that is passing has to end first; its next bytes come back here.
+        if !self.up_pump.at_message_boundary() {
+            return false;
+        }
+        let Poll::Ready(permit) = ticket.poll(cx, now) else {
+            return false;
+        };
+        self.stage = Stage::LoggingIn(Box::new(permit));
+        self.session.handle_login_turn();
+        self.up_pump.promote();
+        if self.later.release(&mut self.up_backlog).is_err() {
+            self.session.close(Disconnect::Overload, now);
+        }
+        true
+    }
+
+    /// A login was answered.
+    fn end_login(&mut self, outcome: LoginOutcome, now: Instant) {
+        if self.session.is_logging_in() {
+            return;
+        }
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::LoggingIn(permit) => permit.finish(outcome, now),
+            other => self.stage = other,
         }
     }
 
@@ -427,16 +508,31 @@ impl State {
                 _ => Target::Stream(&mut self.down),
             },
             backlog: &mut self.down_backlog,
+            later: None,
+            lane: Lane::Now,
             cx,
             taken: 0,
         };
         let mut inspector = FromStreamer {
-            session: &self.session,
+            effect: Effect {
+                framing: self.session.framing(),
+                shared: &self.shared,
+                entry: self.registration.entry(),
+                now,
+                replies: Vec::new(),
+                login: None,
+            },
+            session: &mut self.session,
             pong: None,
         };
         let fed = self.down_pump.feed(input, &mut outlet, &mut inspector);
         flowed.taken += outlet.taken;
-        let pong = inspector.pong;
+        let FromStreamer { effect, pong, .. } = inspector;
+        let Effect { replies, login, .. } = effect;
+        self.keep_own(None, &replies);
+        if let Some(outcome) = login {
+            self.end_login(outcome, now);
+        }
         if self.down_backlog.is_empty() {
             self.down_waiting = 0;
         }
@@ -452,6 +548,18 @@ impl State {
         if let Some(payload) = pong {
             self.push_up(&ControlFrame::pong_to(&payload, Some(rand::random())));
         }
+    }
+
+    /// Keeps frames for the client until they may stand between those of the streamer.
+    fn keep_own(&mut self, pong: Option<Box<ControlPayload>>, texts: &[u8]) {
+        if pong.is_none() && texts.is_empty() {
+            return;
+        }
+        let own = self.own.get_or_insert_default();
+        if pong.is_some() {
+            own.pong = pong;
+        }
+        own.texts.extend_from_slice(texts);
     }
 
     /// A frame of our own towards the streamer; dropped when it does not fit in here.
@@ -512,6 +620,10 @@ impl State {
     /// The leg ended without a goodbye.
     fn lose_leg(&mut self, now: Instant) {
         self.up_backlog.clear();
+        self.later.clear();
+        if !matches!(self.stage, Stage::Greeting(_)) {
+            self.stage = Stage::Idle;
+        }
         let Some(leg) = self.leg.take() else { return };
         if is_closing(&self.session) {
             return;
@@ -529,6 +641,10 @@ impl State {
                 {
                     let _ = self.down_backlog.push(ping.as_bytes(), usize::MAX);
                 }
+                // What SockJS clients take for a sign of life.
+                if self.session.framing() == Framing::SockJs {
+                    self.keep_own(None, &text_frame(HEARTBEAT));
+                }
             }
             Action::PingStreamer => {
                 if let Ok(ping) = ControlFrame::ping(b"", Some(rand::random())) {
@@ -537,10 +653,11 @@ impl State {
             }
             Action::KeepAlive => {
                 let ping = wrap_for_client(self.session.framing(), ddp::message::PING);
-                let _ = self.down_backlog.push(&text_frame(&ping), usize::MAX);
+                self.keep_own(None, &text_frame(&ping));
             }
             Action::Close(reason) => {
-                self.setup = Setup::Done;
+                self.stage = Stage::Idle;
+                self.later.clear();
                 self.ends.client_due = (!self.ends.client_told).then_some(reason);
                 self.close_leg(reason);
             }
@@ -566,14 +683,26 @@ impl State {
         let _ = self.up_backlog.push(frame.as_bytes(), usize::MAX);
     }
 
-    /// Pongs and the close frame, where the stream towards the client allows them.
-    fn write_own_frames(&mut self) {
+    /// Pongs, messages of our own and the close frame, where the stream towards the client allows
+    /// them.
+    fn write_own_frames(&mut self, now: Instant) {
         if !self.down_pump.at_frame_boundary() || self.ends.client_told {
             return;
         }
-        if let Some(payload) = self.pong.take() {
-            let pong = ControlFrame::pong_to(&payload, None);
-            let _ = self.down_backlog.push(pong.as_bytes(), usize::MAX);
+        if let Some(mut own) = self.own.take() {
+            if let Some(payload) = own.pong.take() {
+                let pong = ControlFrame::pong_to(&payload, None);
+                let _ = self.down_backlog.push(pong.as_bytes(), usize::MAX);
+            }
+            if !own.texts.is_empty() {
+                if self.down_pump.at_message_boundary() {
+                    self.push_texts(&own.texts, now);
+                } else if own.texts.len() > self.buffer as usize {
+                    self.session.close(Disconnect::SlowConsumer, now);
+                } else {
+                    self.own = Some(own);
+                }
+            }
         }
         if let Some(reason) = self.ends.client_due.take() {
             let close = CloseFrame::new(CloseCode(reason.close_code()), reason.reason());
@@ -583,11 +712,25 @@ impl State {
         }
     }
 
+    /// Messages of our own count like those of the streamer: who does not read them is slow.
+    fn push_texts(&mut self, texts: &[u8], now: Instant) {
+        if !self.down_backlog.is_empty() {
+            self.down_waiting = self.down_waiting.saturating_add(1);
+        }
+        if self.down_backlog.len() >= self.buffer as usize {
+            self.session.close(Disconnect::SlowConsumer, now);
+        } else if self.down_backlog.push(texts, usize::MAX).is_err() {
+            self.session.close(Disconnect::Overload, now);
+        }
+    }
+
     fn flush(&mut self, cx: &mut Context<'_>, flowed: &mut Flowed, now: Instant) {
         if let Some(leg) = &mut self.leg {
             let mut outlet = Outlet {
                 target: Target::Stream(&mut leg.stream),
                 backlog: &mut self.up_backlog,
+                later: None,
+                lane: Lane::Now,
                 cx,
                 taken: 0,
             };
@@ -598,6 +741,8 @@ impl State {
         let mut outlet = Outlet {
             target: Target::Stream(&mut self.down),
             backlog: &mut self.down_backlog,
+            later: None,
+            lane: Lane::Now,
             cx,
             taken: 0,
         };
@@ -630,18 +775,28 @@ impl State {
 
     fn record(&mut self, flowed: Flowed) {
         let meters = &self.shared.meters;
-        let phase = self.session.phase();
-        let (counted_as, gauge) = match phase {
-            Phase::Greeting => (0, &meters.greeting),
-            Phase::Attaching => (1, &meters.attaching),
-            Phase::Live => (2, &meters.live),
-            Phase::Orphaned | Phase::Closing(_) | Phase::Ended(_) => (3, &meters.closing),
+        let (counted_as, gauge) = match (self.session.phase(), self.session.login_state()) {
+            (Phase::Greeting, _) => (0, &meters.greeting),
+            (Phase::Attaching, _) => (1, &meters.attaching),
+            (Phase::Live, LoginState::Out) => (2, &meters.anonymous),
+            (Phase::Live, LoginState::Under) => (3, &meters.logging_in),
+            (Phase::Live, LoginState::In) => (4, &meters.logged_in),
+            (Phase::Orphaned | Phase::Closing(_) | Phase::Ended(_), _) => (5, &meters.closing),
         };
         if counted_as != self.counted_as {
             self.counted_as = counted_as;
             self.counted = Counted::new(gauge);
-            if counted_as == 3 {
-                self.registration.entry().set_phase(phase.label());
+            // The attachment tells the phases before these itself.
+            if let Some(label) = [
+                None,
+                None,
+                Some("anonymous"),
+                Some("logging_in"),
+                Some("logged_in"),
+                Some("closing"),
+            ][usize::from(counted_as)]
+            {
+                self.registration.entry().set_phase(label);
             }
         }
         let traffic = &self.registration.entry().traffic;
@@ -697,66 +852,6 @@ impl State {
     }
 }
 
-/// What the pump asks about a client's messages.
-struct FromClient<'a> {
-    session: &'a mut Session,
-    connect: &'a mut Option<Held>,
-    pong: &'a mut Option<Box<ControlPayload>>,
-    now: Instant,
-}
-
-impl Inspector for FromClient<'_> {
-    fn judge(&mut self, text: bool, prefix: &[u8]) -> Verdict {
-        let envelope = peek(prefix, self.session.framing(), ddp::Sender::Client);
-        self.session.handle_client(text, &envelope)
-    }
-
-    fn assembled(&mut self, message: Held) -> Result<(), Disconnect> {
-        check_connect(self.session.framing(), &message.text)?;
-        self.session.handle_connect(self.now);
-        *self.connect = Some(message);
-        Ok(())
-    }
-
-    fn ping(&mut self, payload: Box<ControlPayload>) {
-        // Only the last of several pings needs an answer (RFC 6455 section 5.5.3).
-        *self.pong = Some(payload);
-    }
-}
-
-/// What the pump asks about a streamer's messages.
-struct FromStreamer<'a> {
-    session: &'a Session,
-    pong: Option<Box<ControlPayload>>,
-}
-
-impl Inspector for FromStreamer<'_> {
-    fn judge(&mut self, _text: bool, prefix: &[u8]) -> Verdict {
-        let envelope = peek(prefix, self.session.framing(), ddp::Sender::Server);
-        self.session.handle_streamer(&envelope)
-    }
-
-    fn assembled(&mut self, _message: Held) -> Result<(), Disconnect> {
-        Ok(())
-    }
-
-    fn ping(&mut self, payload: Box<ControlPayload>) {
-        self.pong = Some(payload);
-    }
-}
-
-/// The first message must be a `connect`; the codes are the streamer's
-/// (`RocketChat/Rocket.Chat:ee/apps/ddp-streamer/src/Client.ts`).
-fn check_connect(framing: Framing, text: &[u8]) -> Result<(), Disconnect> {
-    let messages = messages_from_client(framing, text).map_err(|_| Disconnect::Unreadable)?;
-    let first = messages.first().ok_or(Disconnect::Unreadable)?;
-    match Connect::parse(first) {
-        Ok(_) => Ok(()),
-        Err(SyntaxError::Unexpected { .. }) => Err(Disconnect::NotConnect),
-        Err(_) => Err(Disconnect::Unreadable),
-    }
-}
-
 fn is_closing(session: &Session) -> bool {
     matches!(session.phase(), Phase::Closing(_) | Phase::Ended(_))
 }
@@ -765,6 +860,9 @@ fn is_closing(session: &Session) -> bool {
 fn bounded(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
+
+/// The SockJS heartbeat frame.
+const HEARTBEAT: &[u8] = b"h";
 
 /// Reads per direction and pass; each is at most [`SCRATCH_BYTES`].
 const READS: usize = 2;

@@ -14,7 +14,7 @@ use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use super::{registry::Registry, snapshot::Snapshot};
+use super::{meters::RequestMeters, registry::Registry, snapshot::Snapshot};
 use crate::{
     base::chunk::Budget,
     config::model::{self, Config},
@@ -181,8 +181,11 @@ pub struct Meters {
     pub opened_sockjs: Counter,
     pub greeting: Gauge,
     pub attaching: Gauge,
-    pub live: Gauge,
+    pub anonymous: Gauge,
+    pub logging_in: Gauge,
+    pub logged_in: Gauge,
     pub closing: Gauge,
+    pub(super) requests: RequestMeters,
 }
 
 impl Meters {
@@ -204,8 +207,11 @@ impl Meters {
             opened_sockjs: names::SESSIONS_OPENED.counter(&["sockjs"]),
             greeting: names::SESSIONS.gauge(&["greeting"]),
             attaching: names::SESSIONS.gauge(&["attaching"]),
-            live: names::SESSIONS.gauge(&["live"]),
+            anonymous: names::SESSIONS.gauge(&["anonymous"]),
+            logging_in: names::SESSIONS.gauge(&["logging_in"]),
+            logged_in: names::SESSIONS.gauge(&["logged_in"]),
             closing: names::SESSIONS.gauge(&["closing"]),
+            requests: RequestMeters::new(),
         }
     }
 

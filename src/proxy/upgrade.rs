@@ -38,9 +38,13 @@ use super::{
 use crate::{
     base::{chunk::SCRATCH_BYTES, id::StreamerId},
     ddp::Framing,
-    headers::{cookie::Attributes, forwarded},
+    headers::{
+        cookie::{Affinity, Attributes},
+        forwarded,
+    },
     net::{dial::LegRequest, stream::Downstream},
     pool::{Pool, Wish},
+    session::quota::Asker,
     sockjs::{Path, Transport, frame},
     ws::{HandshakeError, handshake},
 };
@@ -122,8 +126,12 @@ impl Visit<'_> {
         };
 
         let named = self.named_streamer(request.headers());
-        let preferred = named
-            .clone()
+        let number = named
+            .as_ref()
+            .map_or_else(rand::random, |named| named.client);
+        let named_streamer = named.as_ref().map(|named| &named.streamer);
+        let preferred = named_streamer
+            .cloned()
             .or_else(|| self.shared.recall.find(&sockjs_key(self.sockjs?), now));
         let mut wish = Wish {
             preferred,
@@ -135,12 +143,16 @@ impl Visit<'_> {
             .map(|place| place.streamer().id.clone());
 
         let mut response = response;
+        let mut numbered = named.is_some();
         if let Some(expected) = &wish.expected
-            && named.as_ref() != Some(expected)
-            && let Some(cookie) = self.cookie(expected)
+            && named_streamer != Some(expected)
+            && let Some(cookie) = self.cookie(expected, number)
         {
             response.headers_mut().append(header::SET_COOKIE, cookie);
+            // A browser will bring it back.
+            numbered |= request.headers().contains_key(header::ORIGIN);
         }
+        let asker_client = self.client_key(numbered.then_some(number), request.headers());
 
         let leg_request = self.leg_request(&request);
         let on_upgrade = hyper::upgrade::on(&mut request);
@@ -153,6 +165,12 @@ impl Visit<'_> {
             tls: self.client.tls,
         };
         let registration = self.shared.registry.register(newcomer, now);
+        let asker = Asker {
+            connection: self.key(b"connection", &registration.entry().id.0.to_be_bytes()),
+            user: None,
+            client: asker_client,
+            address: self.address_key(),
+        };
         let opening = Box::new(Opening {
             shared: self.shared.clone(),
             pool: self.pool.clone(),
@@ -164,6 +182,8 @@ impl Visit<'_> {
             entry: registration.entry().clone(),
             leg_timeout: self.leg_timeout(),
             sockjs_session: self.sockjs.map(sockjs_key),
+            asker,
+            early: Bytes::new(),
         });
         self.shared
             .tasks
@@ -216,15 +236,15 @@ impl Visit<'_> {
         Ok(response)
     }
 
-    /// The streamer in the client's cookie.
-    fn named_streamer(&self, headers: &HeaderMap) -> Option<StreamerId> {
+    /// What the client's cookie says.
+    fn named_streamer(&self, headers: &HeaderMap) -> Option<Affinity> {
         let name = self.snapshot.config.affinity.cookie.as_ref()?;
         self.snapshot
             .seal
             .find(headers, name, self.pool.name(), unix_seconds())
     }
 
-    fn cookie(&self, streamer: &StreamerId) -> Option<HeaderValue> {
+    fn cookie(&self, streamer: &StreamerId, client: u64) -> Option<HeaderValue> {
         let affinity = &self.snapshot.config.affinity;
         let attributes = Attributes {
             name: affinity.cookie.as_ref()?,
@@ -232,9 +252,42 @@ impl Visit<'_> {
             max_age: affinity.remember.as_secs(),
             secure: self.client.tls,
         };
+        let said = Affinity {
+            streamer: streamer.clone(),
+            client,
+        };
         self.snapshot
             .seal
-            .set(attributes, self.pool.name(), streamer, unix_seconds())
+            .set(attributes, self.pool.name(), &said, unix_seconds())
+    }
+
+    /// Who this is, as long as nobody is logged in: the number in its cookie, since the whole office
+    /// may have the same address and browser. Programs that keep no cookies are told apart by these.
+    fn client_key(&self, number: Option<u64>, headers: &HeaderMap) -> u64 {
+        match number {
+            Some(number) => self.key(b"client", &number.to_be_bytes()),
+            None => {
+                let agent = headers
+                    .get(header::USER_AGENT)
+                    .map_or(&b""[..], HeaderValue::as_bytes);
+                let address = self.client.addr.0.to_string();
+                self.shared
+                    .quotas
+                    .key(&[b"agent", address.as_bytes(), agent])
+            }
+        }
+    }
+
+    /// `None` for addresses that stand for many by design.
+    fn address_key(&self) -> Option<u64> {
+        let address = self.client.addr.0;
+        let exempt =
+            address.is_loopback() || self.snapshot.config.trusted_proxies.contains(address);
+        (!exempt).then(|| self.key(b"address", address.to_string().as_bytes()))
+    }
+
+    fn key(&self, kind: &[u8], value: &[u8]) -> u64 {
+        self.shared.quotas.key(&[kind, value])
     }
 
     /// What the streamer is told about the client. It stores all headers and broadcasts them on the
@@ -327,7 +380,7 @@ fn switching(request: &Request<Incoming>) -> Result<Response<Body>, UpgradeError
 /// much smaller than this one.
 async fn begin(
     on_upgrade: OnUpgrade,
-    opening: Box<Opening>,
+    mut opening: Box<Opening>,
     registration: Registration,
     asked: Instant,
 ) {
@@ -364,16 +417,11 @@ async fn begin(
         tls = entry.tls,
         pool = %entry.pool,
     );
+    opening.early = early;
     let now = Instant::now();
     shared.meters.accept_seconds.record(now - asked);
-    shared.tasks.spawn(Relay::new(
-        down,
-        early,
-        greeting,
-        opening,
-        registration,
-        now,
-    ));
+    let relay = Relay::new(down, greeting, opening, registration, now);
+    shared.tasks.spawn(relay);
 }
 
 /// Ends a SockJS session before it began, in the one way that neither starts the polling transports

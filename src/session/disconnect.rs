@@ -20,6 +20,8 @@ pub enum Disconnect {
     ClientProtocol(ProtocolError),
     /// The first message was not `connect` (`ee/apps/ddp-streamer`: close 1002).
     NotConnect,
+    /// A method or subscription without id or name (`ee/apps/ddp-streamer`: 1002).
+    Malformed,
     /// A message that is not DDP: binary, broken JSON or empty (`ee/apps/ddp-streamer`: 1007).
     Unreadable,
     /// No `connect` came within its time.
@@ -70,7 +72,7 @@ impl Disconnect {
             Self::ClientClosed(_) => 1000,
             Self::ClientGone | Self::ClientSilent | Self::NoConnect => 1001,
             Self::ClientProtocol(error) => error.close_code().0,
-            Self::NotConnect => 1002,
+            Self::NotConnect | Self::Malformed => 1002,
             Self::Unreadable => 1007,
             Self::RateAbuse => 1008,
             Self::SlowConsumer | Self::Overload | Self::NoCapacity => 1013,
@@ -92,6 +94,7 @@ impl Disconnect {
             Self::ClientProtocol(ProtocolError::MessageTooBig) => "message too big",
             Self::ClientProtocol(_) => "WebSocket protocol error",
             Self::NotConnect => "the first message must be connect",
+            Self::Malformed => "a method or subscription without id or name",
             Self::Unreadable => "not a DDP message",
             Self::NoConnect => "no connect message in time",
             Self::RateAbuse => "rate limit exceeded",
@@ -115,6 +118,7 @@ impl Disconnect {
             Self::ClientProtocol(ProtocolError::MessageTooBig) => "message_too_big",
             Self::ClientProtocol(_) => "client_protocol",
             Self::NotConnect => "not_connect",
+            Self::Malformed => "malformed",
             Self::Unreadable => "unreadable",
             Self::NoConnect => "no_connect",
             Self::RateAbuse => "rate_abuse",
@@ -139,6 +143,7 @@ impl Disconnect {
             Self::ClientSilent
             | Self::ClientProtocol(_)
             | Self::NotConnect
+            | Self::Malformed
             | Self::Unreadable
             | Self::NoConnect
             | Self::RateAbuse
@@ -205,6 +210,7 @@ mod tests {
             Disconnect::Drain,
             Disconnect::NoCapacity,
             Disconnect::NotConnect,
+            Disconnect::Malformed,
         ] {
             assert!(reason.reason().len() <= 123);
         }

@@ -8,15 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    base::timers::Timers,
-    ddp::{Envelope, Framing, Kind},
-    session::{
-        Disconnect,
-        limits::{Allowance, Charge, Limiter, Over},
-        quota::QuotaRules,
-    },
+use super::{
+    Disconnect,
+    book::Book,
+    limits::{Allowance, Charge, Limiter, Over},
+    quota::QuotaRules,
 };
+use crate::{base::timers::Timers, ddp::Framing};
 
 /// Where a session is in its life.
 ///
@@ -53,11 +51,23 @@ impl Phase {
 pub enum Verdict {
     /// Pass its bytes on as they are.
     Forward,
+    /// The same, but behind everything that waits for the client's turn to log in.
+    Hold,
     /// Swallow it.
     Drop,
-    /// Put it together and give it to [`Session::handle_connect`].
+    /// Put it together: its beginning does not say enough.
     Assemble,
     Close(Disconnect),
+}
+
+/// How far a client is with its login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginState {
+    /// Not logged in, and not trying.
+    Out,
+    /// A login waits or is unanswered.
+    Under,
+    In,
 }
 
 /// What the relay has to do next.
@@ -67,8 +77,8 @@ pub enum Action {
     PingClient,
     /// WebSocket ping to the streamer.
     PingStreamer,
-    /// DDP ping to a client that waits for `connected`. React Native gives up after 20 s of
-    /// silence, ddp-client after 60.
+    /// DDP ping to a client that waits for `connected` or for its turn to log in. React Native gives
+    /// up after 20 s of silence, ddp-client after 60.
     KeepAlive,
     /// Send close frames to both sides and stop forwarding.
     Close(Disconnect),
@@ -98,14 +108,17 @@ pub struct Timeouts {
 /// One client.
 #[derive(Debug)]
 pub struct Session {
-    framing: Framing,
-    phase: Phase,
-    rules: Arc<Rules>,
-    timers: Timers<{ Timer::COUNT }>,
+    pub(super) framing: Framing,
+    pub(super) phase: Phase,
+    pub(super) rules: Arc<Rules>,
+    pub(super) timers: Timers<{ Timer::COUNT }>,
+    /// From `connect` on.
+    pub(super) book: Option<Box<Book>>,
     limiter: Limiter,
+    started: Instant,
     /// When the client and the streamer were last heard.
     client_heard: Instant,
-    streamer_heard: Instant,
+    pub(super) streamer_heard: Instant,
     /// Bytes have waited for the client, none taken, since then.
     stalled_since: Option<Instant>,
     /// Reading from the client is suspended by its limits.
@@ -127,7 +140,7 @@ struct Pending {
 
 /// The timers of a session, as indices into its table.
 #[derive(Clone, Copy, Debug)]
-enum Timer {
+pub(super) enum Timer {
     /// `connect` is late.
     Connect,
     /// The client may have gone silent.
@@ -169,7 +182,9 @@ impl Session {
         Self {
             framing,
             phase: Phase::Greeting,
+            book: None,
             limiter: Limiter::new(&rules.allowance, now),
+            started: now,
             rules,
             timers,
             client_heard: now,
@@ -208,52 +223,25 @@ impl Session {
         self.streamer_heard = now;
     }
 
-    /// A message of the client begins; `text` tells a text from a binary message.
-    pub fn handle_client(&self, text: bool, envelope: &Envelope<'_>) -> Verdict {
-        if !text {
-            return Verdict::Close(Disconnect::Unreadable);
-        }
-        match (self.phase, envelope.kind) {
-            // SockJS wants empty frames ignored; the streamer closes with 1007 on them.
-            (_, Kind::Empty) if self.framing == Framing::SockJs => Verdict::Drop,
-            (_, Kind::Empty) => Verdict::Close(Disconnect::Unreadable),
-            // The whole message tells `connect` from garbage.
-            (Phase::Greeting, Kind::Connect | Kind::Unreadable) => Verdict::Assemble,
-            // Its `msg` may come later, and what ends too early is no message at all.
-            (Phase::Greeting, _) if envelope.cut => Verdict::Assemble,
-            (Phase::Greeting, _) => Verdict::Close(Disconnect::NotConnect),
-            (Phase::Orphaned | Phase::Closing(_) | Phase::Ended(_), _) => Verdict::Drop,
-            (Phase::Attaching | Phase::Live, _) => Verdict::Forward,
+    /// The client may be sending, but nothing is read from it because what it sent waits: its
+    /// silence proves nothing.
+    pub fn handle_unread(&mut self, now: Instant) {
+        self.client_heard = now;
+    }
+
+    /// How far the client is with its login.
+    pub fn login_state(&self) -> LoginState {
+        match &self.book {
+            None => LoginState::Out,
+            Some(book) if book.logins.held > 0 || book.logins.running > 0 => LoginState::Under,
+            Some(book) if book.asker.user.is_some() => LoginState::In,
+            Some(_) => LoginState::Out,
         }
     }
 
-    /// `connect` was read; a place on a streamer is wanted.
-    pub fn handle_connect(&mut self, now: Instant) {
-        debug_assert_eq!(self.phase, Phase::Greeting);
-        self.timers.stop(Timer::Connect as usize);
-        self.timers.set(Timer::KeepAlive as usize, now + KEEP_ALIVE);
-        self.phase = Phase::Attaching;
-    }
-
-    /// The streamer answered `connected`.
-    pub fn handle_attached(&mut self, now: Instant) {
-        debug_assert_eq!(self.phase, Phase::Attaching);
-        self.timers.stop(Timer::KeepAlive as usize);
-        self.streamer_heard = now;
-        self.timers
-            .set(Timer::Streamer as usize, now + STREAMER_SILENCE / 2);
-        self.phase = Phase::Live;
-    }
-
-    /// A message of the streamer begins.
-    pub fn handle_streamer(&self, envelope: &Envelope<'_>) -> Verdict {
-        match (self.phase, envelope.kind) {
-            (Phase::Closing(_) | Phase::Ended(_), _) => Verdict::Drop,
-            // A second `connected` would start a second heartbeat in Meteor's client; the greeting was
-            // the gateway's.
-            (_, Kind::Connected | Kind::ServerId | Kind::Open) => Verdict::Drop,
-            _ => Verdict::Forward,
-        }
+    /// Milliseconds since the session began; 49 days are not exceeded, only reached.
+    pub(super) fn millis(&self, now: Instant) -> u32 {
+        u32::try_from(now.duration_since(self.started).as_millis()).unwrap_or(u32::MAX)
     }
 
     /// The leg ended without a close frame. The client is told after `delay`, chosen at random by
@@ -478,11 +466,11 @@ impl Session {
 }
 
 /// Pause between two signs of life to a waiting client; React Native gives up after 20 s.
-const KEEP_ALIVE: Duration = Duration::from_secs(12);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
 /// A leg without any byte for this long is dead. A streamer sends something at least every 30 s
 /// (`ee/apps/ddp-streamer/src/constants.ts`), and answers the ping that it gets after half of this.
-const STREAMER_SILENCE: Duration = Duration::from_secs(80);
+pub(super) const STREAMER_SILENCE: Duration = Duration::from_secs(80);
 
 /// Time for the closing handshake.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
@@ -497,8 +485,12 @@ mod tests {
 
     use super::{Action, Phase, QuotaRules, Rules, Session, Timeouts, Timer, Verdict};
     use crate::{
-        ddp::{Envelope, Framing, Kind, Sender, peek},
-        session::{Disconnect, limits::Allowance},
+        ddp::{Connect, Framing},
+        session::{
+            Disconnect, Effects, Note, Turn,
+            limits::Allowance,
+            quota::{Asker, Quotas},
+        },
     };
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -530,13 +522,38 @@ mod tests {
 
     fn live(now: Instant) -> Session {
         let mut session = session(Framing::Raw, now);
-        session.handle_connect(now);
-        session.handle_attached(now);
+        connect(&mut session, now);
+        session.handle_attached("s", now);
         session
     }
 
-    fn envelope(text: &str) -> Envelope<'_> {
-        peek(text.as_bytes(), Framing::Raw, Sender::Client)
+    fn connect(session: &mut Session, now: Instant) {
+        let asker = Asker {
+            connection: 1,
+            user: None,
+            client: 2,
+            address: None,
+        };
+        session.handle_connect(&Connect::fresh(), asker, now);
+    }
+
+    struct Deaf;
+
+    impl Effects for Deaf {
+        fn reply(&mut self, _message: String) {}
+
+        fn note(&mut self, _note: Note) {}
+    }
+
+    fn judge(session: &mut Session, text: bool, message: &str, whole: bool) -> Verdict {
+        let now = Instant::now();
+        let quotas = Quotas::new(1, now);
+        let mut turn = Turn {
+            now,
+            quotas: &quotas,
+            effects: &mut Deaf,
+        };
+        session.handle_client(text, message.as_bytes(), whole, &mut turn)
     }
 
     /// Runs the timers until an action comes, and says when it came.
@@ -556,18 +573,16 @@ mod tests {
         let now = Instant::now();
         let mut session = session(Framing::Raw, now);
         let connect = r#"{"msg":"connect","version":"1","support":["1"]}"#;
-        assert_eq!(
-            session.handle_client(true, &envelope(connect)),
-            Verdict::Assemble
-        );
-        let pong = session.handle_client(true, &envelope(r#"{"msg":"pong"}"#));
+        let verdict = judge(&mut session, true, connect, true);
+        assert_eq!(verdict, Verdict::Assemble);
+        let pong = judge(&mut session, true, r#"{"msg":"pong"}"#, true);
         assert_eq!(pong, Verdict::Close(Disconnect::NotConnect));
         let late = format!(r#"{{"session":"{}"#, "x".repeat(500));
         for cut in [late.as_str(), "{", r#"{"msg":"pong""#] {
-            let verdict = session.handle_client(true, &envelope(cut));
+            let verdict = judge(&mut session, true, cut, false);
             assert_eq!(verdict, Verdict::Assemble, "{cut}");
         }
-        let binary = session.handle_client(false, &envelope(connect));
+        let binary = judge(&mut session, false, connect, true);
         assert_eq!(binary, Verdict::Close(Disconnect::Unreadable));
         let (action, after) = next_action(&mut session, now);
         assert_eq!((action, after), (Action::Close(Disconnect::NoConnect), 10));
@@ -606,7 +621,7 @@ mod tests {
     fn a_waiting_client_hears_something_every_12_seconds() {
         let start = Instant::now();
         let mut session = session(Framing::SockJs, start);
-        session.handle_connect(start);
+        connect(&mut session, start);
         assert_eq!(next_action(&mut session, start), (Action::KeepAlive, 12));
         session.handle_client_input(0, 1, start + 12 * SECOND);
         assert_eq!(next_action(&mut session, start), (Action::KeepAlive, 24));
@@ -615,25 +630,12 @@ mod tests {
     #[test]
     fn empty_frames_are_dropped_for_sockjs_only() {
         let now = Instant::now();
-        let empty = Envelope {
-            kind: Kind::Empty,
-            ..envelope("")
-        };
-        assert_eq!(
-            session(Framing::SockJs, now).handle_client(true, &empty),
-            Verdict::Drop
-        );
-        let raw = session(Framing::Raw, now).handle_client(true, &empty);
+        for empty in ["", "[]"] {
+            let verdict = judge(&mut session(Framing::SockJs, now), true, empty, true);
+            assert_eq!(verdict, Verdict::Drop);
+        }
+        let raw = judge(&mut session(Framing::Raw, now), true, "", true);
         assert_eq!(raw, Verdict::Close(Disconnect::Unreadable));
-    }
-
-    #[test]
-    fn a_second_connected_is_never_forwarded() {
-        let session = live(Instant::now());
-        let again = envelope(r#"{"msg":"connected","session":"x"}"#);
-        assert_eq!(session.handle_streamer(&again), Verdict::Drop);
-        let event = envelope(r#"{"msg":"changed","collection":"stream-notify-all","id":"id"}"#);
-        assert_eq!(session.handle_streamer(&event), Verdict::Forward);
     }
 
     #[test]

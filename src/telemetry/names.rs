@@ -68,7 +68,7 @@ metrics! {
     TUNNELS = Gauge Count "tunnels" [] "WebSockets passed through to the monolith, open now.";
     TUNNELS_OPENED = Counter Count "tunnels_opened_total" [] "WebSockets passed through to the monolith.";
 
-    SESSIONS = Gauge Count "sessions" ["phase"] "Client sockets held now: greeting (no connect yet), attaching (parked or being attached), live, closing.";
+    SESSIONS = Gauge Count "sessions" ["phase"] "Client sockets held now: greeting (no connect yet), attaching (parked or being attached), anonymous, logging_in (a login waits for its turn or its answer), logged_in, closing.";
     SESSIONS_OPENED = Counter Count "sessions_opened_total" ["framing"] "Client sockets accepted: raw, sockjs.";
     SESSIONS_CLOSED = Counter Count "sessions_closed_total" ["reason", "by"] "Client sockets ended, with the reason and the side that ended them.";
     SESSION_MESSAGES = Counter Count "session_messages_total" ["direction"] "WebSocket messages forwarded: up (from clients), down (to clients).";
@@ -81,6 +81,7 @@ metrics! {
     LIMITED_REQUESTS = Counter Count "limited_requests_total" ["rule", "kind"] "Methods and subscriptions (kind: method, sub) answered with too-many-requests, by the rule that refused: connection, user, address, connection_by_method, user_by_method, penalty, in_flight, subscriptions.";
     PENALTIES = Counter Count "penalties_total" [] "Users, or clients without a login, who were refused so often that everything is refused to them for a while.";
     QUOTA_CELLS = Gauge Count "quota_cells" [] "Accounts of those who asked for something lately; at most 917504.";
+    UNASKED = Counter Count "unasked_answers_total" [] "Answers of streamers to what no client had asked; swallowed, because Meteor's client throws at them.";
     METHOD_SECONDS = Histogram Seconds "method_seconds" ["name"] "From a client's method to its result, by name (other: every name that is not well known).";
     SUBSCRIPTION_SECONDS = Histogram Seconds "subscription_seconds" ["name"] "From a client's subscription to ready or nosub, by name (other: every name that is not well known).";
 

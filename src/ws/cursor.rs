@@ -149,6 +149,12 @@ impl FrameCursor {
         matches!(self.progress, Progress::Payload { opcode, .. } if !opcode.control())
     }
 
+    /// The header of a data message has been given out, its end not yet; control frames may stand
+    /// in between.
+    pub fn in_message(&self) -> bool {
+        self.open.is_some() || self.in_data_payload()
+    }
+
     /// As [`FrameCursor::at_frame_boundary`], and no fragmented data message is open.
     pub fn at_message_boundary(&self) -> bool {
         self.open.is_none() && self.at_frame_boundary()

@@ -166,7 +166,7 @@ async fn sessions_are_listed_page_by_page_while_they_live() {
         for row in answer["sessions"].as_array().unwrap() {
             assert!(seen.insert(row["id"].to_string()), "twice: {row}");
             assert_eq!(row["client"], "127.0.0.1");
-            assert_eq!(row["phase"], "live");
+            assert_eq!(row["phase"], "anonymous");
             assert_eq!(row["messages_up"], 2);
             assert!(row["bytes_up"].as_u64() > Some(0) && row["bytes_down"].as_u64() > Some(0));
             assert_eq!(row["tls"].as_bool().unwrap(), row["framing"] == "sockjs");

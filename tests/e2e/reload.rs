@@ -169,6 +169,9 @@ async fn an_address_in_use_refuses_the_whole_reload() {
 async fn limits_apply_to_live_sockets() {
     let deployment = quiet(Plan::default()).await;
     let mut client = Client::raw(deployment.plain(), Way::Plain).await;
+    let methods = "[limits.methods]\nconnection_by_method = \"1000/1s\"\n";
+    let text = format!("{}\n{methods}", deployment.text_of(deployment.plan()));
+    assert_eq!(reload(&deployment, &text).await.status, 200);
     let limited = async || {
         let metrics = deployment.metrics().await;
         metrics.sum("limited_total", &[("reason", "messages")])
@@ -177,7 +180,6 @@ async fn limits_apply_to_live_sockets() {
         client.call("demo:echo", json!([n])).await;
     }
     assert_eq!(limited().await, 0.0);
-    let text = deployment.text_of(deployment.plan());
     let limits = "[limits]\nmessages = \"2/s\"\nmessages_burst = 2\n";
     let answer = reload(&deployment, &format!("{text}\n{limits}")).await;
     assert_eq!(answer.status, 200, "{}", answer.text());

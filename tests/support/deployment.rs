@@ -91,7 +91,7 @@ impl Deployment {
             admin: Some(admin::serve),
             ..Options::default()
         };
-        let app = App::start(loaded.config, options).await.unwrap();
+        let app = Box::pin(App::start(loaded.config, options)).await.unwrap();
         let deployment = Self {
             app,
             streamers: servers.streamers,

@@ -79,12 +79,13 @@ fn framing() -> Vec<Case> {
 
 /// The size of messages and section 8.1.
 fn texts() -> Vec<Case> {
-    let whole = vec![b'x'; LIMIT + 1];
+    let start = br#"{"msg":"connect","session":""#;
+    let whole = [&start[..], &[b'x'; LIMIT]].concat();
     let mut fragments = frame(0x01, &whole[..LIMIT / 2]);
     for _ in 0..40 {
-        fragments.extend_from_slice(&frame(0x00, &whole[..LIMIT / 32]));
+        fragments.extend_from_slice(&frame(0x00, &[b'x'; LIMIT / 32]));
     }
-    let mut crumbs = frame(0x01, b"x");
+    let mut crumbs = frame(0x01, start);
     for _ in 0..LIMIT {
         crumbs.extend_from_slice(&frame(0x00, b"x"));
     }
@@ -270,16 +271,31 @@ async fn what_is_not_ddp_is_answered_as_a_streamer_would() {
             *reasons.entry("unreadable").or_default() += 1;
         }
     }
-    // Of a live session the streamer is the judge, and its word is passed on.
-    for (path, later) in [
-        ("/websocket", "{"),
-        ("/websocket", "hello"),
-        (sockjs, "[1]"),
+    // The streamer of a live session is not asked either.
+    let large = format!(
+        r#"{{"msg":"sub","id":"1","name":"x","params":[{}"#,
+        "1,".repeat(500)
+    );
+    for (path, later, code, reason) in [
+        ("/websocket", "{", 1007, "unreadable"),
+        ("/websocket", "hello", 1007, "unreadable"),
+        ("/websocket", &large, 1007, "unreadable"),
+        ("/websocket", r#"{"msg":"sub","id":"1"}"#, 1002, "malformed"),
+        (
+            "/websocket",
+            r#"{"msg":"method","method":"a"}"#,
+            1002,
+            "malformed",
+        ),
+        ("/websocket", r#"{"msg":"unsub"}"#, 1002, "malformed"),
+        (sockjs, "[1]", 1007, "unreadable"),
+        (sockjs, r#"["{\"msg\":\"sub\"}"]"#, 1002, "malformed"),
+        (sockjs, r#"["{\"msg\":\"ping\"}","{"]"#, 1007, "unreadable"),
     ] {
         let mut peer = Peer::live(&scene.deployment, Way::Plain, path).await;
         peer.send(&text(later.as_bytes())).await;
-        assert_eq!(peer.close_code().await, Some(1007), "{later} at {path}");
-        *reasons.entry("streamer_closed").or_default() += 1;
+        assert_eq!(peer.close_code().await, Some(code), "{later} at {path}");
+        *reasons.entry(reason).or_default() += 1;
     }
     scene.closed(&reasons).await;
     scene.undisturbed().await;

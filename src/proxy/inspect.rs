@@ -1,0 +1,202 @@
+//! What a relay asks its session about each message, and what the session causes on the way.
+
+use std::time::Instant;
+
+use super::{
+    attach::{masked_text_frame, text_frame},
+    pump::{Held, Inspector, Passed},
+    registry::Entry,
+    shared::Shared,
+};
+use crate::{
+    ddp::{
+        Connect, Framing, SyntaxError, messages_from_client, wrap_for_client, wrap_for_streamer,
+    },
+    pool::logins::LoginOutcome,
+    session::{
+        Disconnect, Effects, Login, Note, Passage, Phase, Session, Turn, Verdict, quota::Asker,
+    },
+    ws::{ControlPayload, ProtocolError},
+};
+
+/// Takes what the session causes besides its verdicts.
+pub(super) struct Effect<'a> {
+    pub(super) framing: Framing,
+    pub(super) shared: &'a Shared,
+    pub(super) entry: &'a Entry,
+    pub(super) now: Instant,
+    /// Frames of the gateway's own for the client.
+    pub(super) replies: Vec<u8>,
+    /// How the last login that was answered ended.
+    pub(super) login: Option<LoginOutcome>,
+}
+
+impl Effects for Effect<'_> {
+    fn reply(&mut self, message: String) {
+        let text = wrap_for_client(self.framing, &message);
+        self.replies.extend_from_slice(&text_frame(&text));
+    }
+
+    fn note(&mut self, note: Note) {
+        let meters = &self.shared.meters;
+        match note {
+            Note::Limited { rule, kind } => {
+                self.shared.quotas.count(rule, kind);
+                self.entry.set_limited(rule, self.now);
+            }
+            Note::Penalised => tracing::warn!(
+                session = %self.entry.id,
+                client = %self.entry.client,
+                "a client went on asking although it was refused: its socket is closed with 1008, \
+                 and all it asks for is refused for a while; /sessions shows who is limited"
+            ),
+            Note::Method { name, took } => meters.requests.method(name).record(took),
+            Note::Sub { name, took } => meters.requests.sub(name).record(took),
+            Note::Login { outcome, .. } => {
+                self.login = Some(match outcome {
+                    Login::In => LoginOutcome::Done,
+                    Login::Refused => LoginOutcome::Refused,
+                    Login::Failed => LoginOutcome::Failed,
+                });
+            }
+            Note::Unasked => meters.requests.unasked.increment(1),
+        }
+    }
+}
+
+/// What the pump asks about a client's messages.
+pub(super) struct FromClient<'a> {
+    pub(super) session: &'a mut Session,
+    pub(super) effect: Effect<'a>,
+    /// For the client's `connect`.
+    pub(super) asker: Option<Asker>,
+    pub(super) connect: Option<Held>,
+    pub(super) pong: Option<Box<ControlPayload>>,
+}
+
+impl Inspector for FromClient<'_> {
+    fn judge(&mut self, text: bool, prefix: &[u8], whole: bool) -> Verdict {
+        let Self {
+            session, effect, ..
+        } = self;
+        session.handle_client(text, prefix, whole, &mut turn(effect))
+    }
+
+    fn assembled(&mut self, message: Held) -> Result<Passed, Disconnect> {
+        let framing = self.effect.framing;
+        let passage = match self.asker.take() {
+            Some(asker) if self.session.phase() == Phase::Greeting => self.greet(message, asker)?,
+            _ => {
+                let passage = self
+                    .session
+                    .handle_assembled(&message.text, &mut turn(&mut self.effect))?;
+                match passage.verdict {
+                    None => passage,
+                    Some(Verdict::Forward) => return Ok(Passed::now(message.frames)),
+                    Some(Verdict::Hold) => return Ok(Passed::later(message.frames)),
+                    Some(_) => return Ok(Passed::default()),
+                }
+            }
+        };
+        let frames = |messages: &[String]| {
+            messages
+                .iter()
+                .flat_map(|message| {
+                    masked_text_frame(&wrap_for_streamer(framing, message), rand::random())
+                })
+                .collect()
+        };
+        Ok(Passed {
+            now: frames(&passage.now),
+            later: frames(&passage.later),
+        })
+    }
+
+    fn oversized(&mut self, prefix: &[u8]) -> Verdict {
+        match self.session.phase() {
+            Phase::Greeting => {
+                Verdict::Close(Disconnect::ClientProtocol(ProtocolError::MessageTooBig))
+            }
+            _ => self.session.handle_oversized(prefix),
+        }
+    }
+
+    fn ping(&mut self, payload: Box<ControlPayload>) {
+        // Only the last of several pings needs an answer (RFC 6455 section 5.5.3).
+        self.pong = Some(payload);
+    }
+}
+
+impl FromClient<'_> {
+    /// The first message must be a `connect`; the codes are the streamer's
+    /// (`RocketChat/Rocket.Chat:ee/apps/ddp-streamer/src/Client.ts`).
+    fn greet(&mut self, mut message: Held, asker: Asker) -> Result<Passage, Disconnect> {
+        let framing = self.effect.framing;
+        let mut messages = messages_from_client(framing, &message.text)
+            .map_err(|_| Disconnect::Unreadable)?
+            .into_iter();
+        let first = messages.next().ok_or(Disconnect::Unreadable)?;
+        let connect = Connect::parse(&first).map_err(|error| match error {
+            SyntaxError::Unexpected { .. } => Disconnect::NotConnect,
+            _ => Disconnect::Unreadable,
+        })?;
+        self.session
+            .handle_connect(&connect, asker, self.effect.now);
+        let array = message.text.trim_ascii_start().starts_with(b"[");
+        if framing == Framing::SockJs && (messages.len() > 0 || !array) {
+            message.text = wrap_for_streamer(framing, &first);
+            message.frames = masked_text_frame(&message.text, rand::random());
+        }
+        self.connect = Some(message);
+        self.session
+            .handle_messages(messages, &mut turn(&mut self.effect))
+    }
+}
+
+/// What the pump asks about a streamer's messages.
+pub(super) struct FromStreamer<'a> {
+    pub(super) session: &'a mut Session,
+    pub(super) effect: Effect<'a>,
+    pub(super) pong: Option<Box<ControlPayload>>,
+}
+
+impl Inspector for FromStreamer<'_> {
+    fn judge(&mut self, _text: bool, prefix: &[u8], whole: bool) -> Verdict {
+        let Self {
+            session, effect, ..
+        } = self;
+        session.handle_streamer(prefix, whole, &mut turn(effect))
+    }
+
+    fn assembled(&mut self, message: Held) -> Result<Passed, Disconnect> {
+        let framing = self.effect.framing;
+        let passage = self
+            .session
+            .handle_streamer_assembled(&message.text, &mut turn(&mut self.effect));
+        if passage.verdict.is_some() {
+            return Ok(Passed::now(message.frames));
+        }
+        let frames = passage
+            .now
+            .iter()
+            .flat_map(|message| text_frame(&wrap_for_client(framing, message)))
+            .collect();
+        Ok(Passed::now(frames))
+    }
+
+    fn oversized(&mut self, prefix: &[u8]) -> Verdict {
+        self.session.handle_streamer_oversized(prefix)
+    }
+
+    fn ping(&mut self, payload: Box<ControlPayload>) {
+        self.pong = Some(payload);
+    }
+}
+
+fn turn<'e, 'a>(effect: &'e mut Effect<'a>) -> Turn<'e, Effect<'a>> {
+    Turn {
+        now: effect.now,
+        quotas: &effect.shared.quotas,
+        effects: effect,
+    }
+}

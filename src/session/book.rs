@@ -1,0 +1,23 @@
+//! What a session knows about its client's requests; made when `connect` is here.
+
+use super::{journal::Journal, quota::Asker};
+use crate::base::secret::Secret;
+
+/// The journal and what belongs to the limits and to the login.
+#[derive(Debug)]
+pub(super) struct Book {
+    pub(super) journal: Journal,
+    pub(super) asker: Asker,
+    pub(super) logins: Logins,
+    /// The token of the login that is under way, until its answer says whether it is good.
+    pub(super) offered: Option<Secret<String>>,
+}
+
+/// Logins of the client that have no answer yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Logins {
+    /// Held back until it is their turn, and everything behind them with them.
+    pub(super) held: u8,
+    /// Sent to the streamer.
+    pub(super) running: u8,
+}
