@@ -155,7 +155,7 @@ impl<'a> Pen<'a> {
     }
 }
 
-fn write_object(entries: &[(String, Value)], choices: &[u8]) -> String {
+pub(super) fn write_object(entries: &[(String, Value)], choices: &[u8]) -> String {
     let mut pen = Pen::new(choices);
     pen.blank();
     pen.object(entries);
@@ -190,7 +190,7 @@ fn frame_as_usual(json: &str, framing: Framing, sender: Sender) -> Vec<u8> {
     }
 }
 
-fn text() -> BoxedStrategy<String> {
+pub(super) fn text() -> BoxedStrategy<String> {
     prop_oneof![
         "[a-zA-Z0-9 _/{}:,\\[\\]-]{0,12}",
         select(KINDS.map(|(name, _)| name.to_owned()).to_vec()),
@@ -201,7 +201,7 @@ fn text() -> BoxedStrategy<String> {
     .boxed()
 }
 
-fn value() -> BoxedStrategy<Value> {
+pub(super) fn value() -> BoxedStrategy<Value> {
     let leaf = prop_oneof![
         4 => text().prop_map(Value::from),
         1 => any::<i64>().prop_map(Value::from),
@@ -219,7 +219,7 @@ fn value() -> BoxedStrategy<Value> {
 }
 
 /// Top-level entries in any order, no key twice.
-fn entries() -> impl Strategy<Value = Vec<(String, Value)>> {
+pub(super) fn entries() -> impl Strategy<Value = Vec<(String, Value)>> {
     let known = KEYS.map(|key| {
         let value = match key {
             "msg" => prop_oneof![
@@ -247,7 +247,7 @@ fn entries() -> impl Strategy<Value = Vec<(String, Value)>> {
         .prop_shuffle()
 }
 
-fn choices() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn choices() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![Just(Vec::new()), vec(any::<u8>(), 1..64)]
 }
 

@@ -6,5 +6,7 @@ mod journal;
 mod logins;
 mod peer;
 mod pool;
+mod quotas;
+mod requests;
 mod stream;
 mod text;
