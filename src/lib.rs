@@ -49,7 +49,8 @@
 //! - [`pool`]: who the streamers are, how they are, who gets a place, who waits.
 //! - [`pool::logins`]: who may log in, and when; how many at a time is learned from their latency.
 //! - [`session`]: [`session::Session`], the phases of one client; [`session::Disconnect`], the one
-//!   table from reasons to close codes; [`session::Limiter`].
+//!   table from reasons to close codes; [`session::Limiter`] holds a client back, [`session::Quotas`]
+//!   refuse single methods and subscriptions.
 //! - [`net`]: [`net::stream::Downstream`] is what a client's bytes come through, whatever it is.
 //! - [`discovery`]: complete sets of streamers from a list or the DNS.
 //! - [`proxy`]: [`proxy::Gateway`] takes a request through its phases; `relay` and `pump` carry a

@@ -35,6 +35,9 @@ pub(super) fn observe(inner: &Inner) {
     )]
     let publish = |metric: names::Metric, value: usize| metric.gauge(&[]).set(value as f64);
     publish(names::BACKLOG_BYTES, inner.shared.budget.used());
+    for pool in &inner.shared.snapshot.load().pools {
+        pool.measure_demand();
+    }
     if let Some(heap) = process::heap_in_use() {
         publish(names::HEAP_BYTES, heap);
     }

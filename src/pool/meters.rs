@@ -12,6 +12,7 @@ use super::health::{Health, Outcome, ProbeKind};
 #[derive(Debug)]
 pub(super) struct PoolMeters {
     pub(super) waiting: Gauge,
+    pub(super) wanted: Gauge,
     pub(super) queue_full: Counter,
     pub(super) wait_timeout: Counter,
     pub(super) no_streamer: Counter,
@@ -55,6 +56,7 @@ impl PoolMeters {
         };
         Self {
             waiting: names::POOL_WAITING.gauge(&[pool]),
+            wanted: names::STREAMERS_WANTED.gauge(&[pool]),
             queue_full: refused("queue_full"),
             wait_timeout: refused("wait_timeout"),
             no_streamer: refused("no_streamer"),

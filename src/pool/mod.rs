@@ -12,6 +12,7 @@
 
 mod admission;
 mod care;
+mod demand;
 mod health;
 pub mod logins;
 mod machine;
@@ -167,6 +168,7 @@ impl Pool {
             pool: self.name.to_string(),
             accepting: self.accepting(),
             waiting: self.waiting(),
+            wanted: self.wanted(),
             sessions: streamers.iter().map(|row| u64::from(row.sessions)).sum(),
             capacity: streamers.iter().map(|row| u64::from(row.capacity)).sum(),
             streamers,

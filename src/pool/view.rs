@@ -148,6 +148,8 @@ pub struct Report {
     pub accepting: bool,
     /// Clients waiting for room.
     pub waiting: usize,
+    /// Streamers that the sessions and the waiting clients ask for; see [`Pool::wanted`](super::Pool::wanted).
+    pub wanted: usize,
     pub sessions: u64,
     pub capacity: u64,
     pub streamers: Vec<Row>,

@@ -93,6 +93,7 @@ metrics! {
     STREAMER_TRANSITIONS = Counter Count "streamer_transitions_total" ["to"] "Changes of health: up, down, degraded.";
     POOL_STREAMERS = Gauge Count "pool_streamers" ["pool", "state"] "Streamers of the pool by state: up, degraded, down, unknown, draining (or in maintenance).";
     POOL_WAITING = Gauge Count "pool_waiting" ["pool"] "Clients parked because no streamer has room.";
+    STREAMERS_WANTED = Gauge Count "streamers_wanted" ["pool"] "Streamers that this gateway's sessions and waiting clients ask for, at sessions_per_streamer each; at least 1. For an autoscaler: add up all gateways.";
     POOL_REFUSED = Counter Count "pool_refused_total" ["pool", "reason"] "Clients turned away: queue_full, wait_timeout, no_streamer.";
     LOGINS = Counter Count "logins_total" ["outcome"] "Logins sent to streamers, by their end: done, refused (unknown token), failed, timed_out (no answer), gone (the client or the streamer).";
     LOGINS_LIMIT = Gauge Count "logins_limit" [] "Logins that may be in flight at all streamers together, as learned from their latency.";

@@ -1,5 +1,6 @@
 //! `proxy.toml`: what loads, what does not and what is said about it.
 
+mod autoscaling;
 mod commands;
 mod default_file;
 mod diff;

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::SinkExt;
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
     deployment::{Deployment, Plan},
     http, settles,
-    socket::{Client, Way},
+    socket::{Client, Way, open},
     until,
 };
 
@@ -202,4 +204,32 @@ async fn the_effective_configuration_shows_no_secret() {
     assert!(effective.text().contains("monolith = "));
     assert!(effective.text().contains("# default"));
     assert!(!effective.text().contains(secret), "{}", effective.text());
+}
+
+/// What an autoscaler reads: more streamers than there are, as long as clients wait for one.
+#[tokio::test]
+async fn tells_how_many_streamers_are_wanted() {
+    let deployment = Deployment::of(Plan {
+        tables: "[pool]\nsessions_per_streamer = 1\n".to_owned(),
+        ..Plan::default()
+    })
+    .await;
+    let wanted = async || {
+        let labels = [("pool", "default")];
+        let gauge = deployment.metrics().await.sum("streamers_wanted", &labels);
+        let page = http::get(deployment.admin(), "/streamers").await.json();
+        (gauge, page["pools"][0]["wanted"].as_u64())
+    };
+    assert_eq!(wanted().await, (1.0, Some(1)));
+    let _first = Client::raw(deployment.plain(), Way::Plain).await;
+    let _second = Client::raw(deployment.plain(), Way::Plain).await;
+    let (mut third, _) = open(deployment.plain(), Way::Plain, "/websocket", &[])
+        .await
+        .unwrap();
+    let connect = Message::text(r#"{"msg":"connect","version":"1","support":["1"]}"#);
+    third.send(connect).await.unwrap();
+    until("a third streamer is wanted", async || {
+        wanted().await == (3.0, Some(3))
+    })
+    .await;
 }
