@@ -6,7 +6,6 @@ use crate::{
     config::model::{Config, Ranges},
     net::gate::GateTerms,
     proxy::connection::{SEND_BUFFER, STREAM_WINDOW},
-    session::Quotas,
     telemetry::process,
 };
 
@@ -81,7 +80,6 @@ impl Memory {
             worst: BASE
                 + connections * per_busy
                 + config.websocket.buffer_total as u64
-                + Quotas::CAPACITY_BYTES as u64
                 + queued
                 + handshakes,
         }

@@ -41,6 +41,8 @@ pub struct LoginCounters {
     pub most_per_second: usize,
     /// Begun so far.
     pub begun: u64,
+    /// Longest time from the beginning of one to its answer.
+    pub slowest: Duration,
     /// Of these, given up because the monolith had not answered in time.
     pub timed_out: u64,
 }
@@ -76,15 +78,16 @@ impl LoginDesk {
     pub(super) fn begin(self: &Arc<Self>, tally: &Arc<LoginTally>, now: Instant) -> Login {
         let answered = self.book(now);
         let late = answered > now + BUS_LIMIT;
+        let until = answered.min(now + BUS_LIMIT);
         let tallies = Tallies {
             desk: self.clone(),
             streamer: tally.clone(),
         };
         for tally in tallies.both() {
-            tally.lock().begin(late, now);
+            tally.lock().begin(until, late, now);
         }
         Login {
-            until: answered.min(now + BUS_LIMIT),
+            until,
             late,
             _tallies: tallies,
         }
@@ -165,10 +168,11 @@ struct Tally {
 }
 
 impl Tally {
-    fn begin(&mut self, late: bool, now: Instant) {
+    fn begin(&mut self, until: Instant, late: bool, now: Instant) {
         let counters = &mut self.counters;
         counters.begun += 1;
         counters.timed_out += u64::from(late);
+        counters.slowest = counters.slowest.max(until - now);
         counters.in_flight += 1;
         counters.most_in_flight = counters.most_in_flight.max(counters.in_flight);
         match self.slots.back_mut() {
@@ -243,6 +247,7 @@ mod tests {
         let in_all = desk.counters();
         assert_eq!((in_all.in_flight, in_all.most_in_flight), (1, 2));
         assert_eq!((in_all.most_per_second, in_all.begun), (2, 3));
+        assert_eq!(in_all.slowest, Duration::from_millis(10));
         let first = one.counters();
         assert_eq!(
             (first.in_flight, first.most_in_flight, first.begun),

@@ -20,17 +20,40 @@ use ddp_gateway::demo::logins::LoginModel;
 
 use crate::scene::{Outcome, Scene, Weather, clients};
 
+/// Logins in flight at one streamer, and at all of them.
+const STREAMER_LIMIT: usize = 8;
+const LIMIT: usize = 24;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everybody_comes_back_when_all_streamers_do() {
-    let weather = weather(clients(), "");
-    let scene = Scene::start(&weather).await;
-    let outcome = scene.storm().await;
-    report("storm", &weather, &outcome);
-    calm(&weather, &outcome);
+async fn everybody_comes_back_and_logins_are_paced() {
+    let clients = clients();
+    let free = through("logins at once", &weather(clients, "pace = false")).await;
+    let pace = format!(
+        "concurrency = {LIMIT}\nstreamer_concurrency = {STREAMER_LIMIT}\n\
+         rate = \"1000/s\"\nstreamer_rate = \"1000/s\""
+    );
+    let paced = through("logins paced", &weather(clients, &pace)).await;
+
+    assert!(paced.all.most_in_flight <= LIMIT, "{:?}", paced.all);
+    for one in &paced.each {
+        assert!(one.most_in_flight <= STREAMER_LIMIT, "{one:?}");
+    }
+    // What the limits keep away: without them this test would see it.
+    assert!(free.all.most_in_flight > LIMIT, "{:?}", free.all);
+    assert!(free.all.slowest > paced.all.slowest, "{:?}", free.all);
 }
 
-/// A monolith that can do 200 logins in a second.
-fn weather(clients: usize, tables: &str) -> Weather {
+/// One storm, in which everything holds that has to hold in every storm.
+async fn through(name: &str, weather: &Weather) -> Outcome {
+    let scene = Scene::start(weather).await;
+    let outcome = scene.storm().await;
+    report(name, weather, &outcome);
+    calm(weather, &outcome);
+    outcome
+}
+
+/// Four streamers, and a monolith that logs 200 users in within a second.
+fn weather(clients: usize, logins: &str) -> Weather {
     let streamers = 4;
     Weather {
         clients,
@@ -40,9 +63,10 @@ fn weather(clients: usize, tables: &str) -> Weather {
             workers: 8,
         },
         subscriptions: 15,
+        // Room for all on half of them: the first one that is back takes more than its share.
         tables: format!(
             "[pool]\nsessions_per_streamer = {}\nslow_start = \"0s\"\n\
-             [log]\naccess = false\n{tables}",
+             [log]\naccess = false\n[logins]\n{logins}\n",
             clients.div_ceil(streamers) * 2
         ),
         patience: Duration::from_millis(30_000 + 20 * clients as u64),
@@ -53,13 +77,15 @@ fn report(name: &str, weather: &Weather, outcome: &Outcome) {
     let each: Vec<usize> = outcome.each.iter().map(|one| one.most_in_flight).collect();
     println!(
         "{name}: {} clients, {} streamers; settled {:.1?} after the streamers were back\n\
-         {}\n    logins      most in flight {}, on each streamer {each:?}, most in a second {}",
+         {}\n    logins      most in flight {}, on each streamer {each:?}, most in a second {}, \
+         slowest there {:.1?}",
         weather.clients,
         weather.streamers,
         outcome.settled,
         outcome.tally,
         outcome.all.most_in_flight,
         outcome.all.most_per_second,
+        outcome.all.slowest,
     );
     println!(
         "    gateway     {:.2} % of the upgrades answered within 50 ms",

@@ -61,11 +61,11 @@ const USUAL: usize = 1500;
 const RESERVE: usize = 500;
 
 pub(crate) struct Scene {
-    pub(crate) streamers: Vec<Streamer>,
-    pub(crate) workspace: Workspace,
-    pub(crate) crowd: Crowd,
+    streamers: Vec<Streamer>,
+    workspace: Workspace,
+    crowd: Crowd,
     _gateway: Gateway,
-    pub(crate) admin: SocketAddr,
+    admin: SocketAddr,
     pulse: Pulse,
     patience: Duration,
     _monolith: Monolith,
@@ -116,8 +116,8 @@ impl Scene {
             crowd: Crowd::start(
                 Target::new(address),
                 people(weather),
-                // As many a second as a ramp in a test may have, well below the limits.
-                Duration::from_millis(weather.clients as u64 * 4),
+                // Fewer in a second than the monolith can log in.
+                Duration::from_millis(weather.clients as u64 * 6),
                 SEED,
             ),
             streamers,
