@@ -37,18 +37,25 @@ struct Demo {
 
 impl Demo {
     async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// With these further tables.
+    async fn with(tables: &str) -> Self {
         let deployment = Deployment::start(3).await.unwrap();
+        let upstreams = deployment.upstreams_toml();
         Self {
-            front: front(&deployment.upstreams_toml()).await,
+            front: front(&upstreams, tables).await,
             _deployment: deployment,
         }
     }
 }
 
-async fn front(upstreams: &str) -> Front {
+async fn front(upstreams: &str, tables: &str) -> Front {
     // Shown when the test fails. Only the first test of a process can have it.
     let log = Log::install(Format::Text, "info,ddp_gateway=debug", true).ok();
-    Front::start(upstreams, TABLES, Addresses::free(), log)
+    let tables = format!("{TABLES}{tables}");
+    Front::start(upstreams, &tables, Addresses::free(), log)
         .await
         .unwrap()
 }
@@ -90,6 +97,13 @@ async fn ws() {
     client(&demo.front, "ws-client.mjs").await;
 }
 
+/// What is over a limit is an error of that one call.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_bear_a_limit() {
+    let demo = Demo::with("[limits.methods]\nconnection_by_method = \"3/6s\"\n").await;
+    client(&demo.front, "limited.mjs").await;
+}
+
 /// The same clients, with servers of npm `sockjs` and `ws` as the streamers.
 #[tokio::test(flavor = "multi_thread")]
 async fn backends_of_another_kind() {
@@ -99,11 +113,11 @@ async fn backends_of_another_kind() {
     ];
     let monolith = Deployment::start(0).await.unwrap();
     let [one, two] = backends.each_ref().map(|backend| backend.port);
-    let front = front(&format!(
+    let upstreams = format!(
         "monolith = \"http://{}\"\nstreamers = [\"127.0.0.1:{one}\", \"127.0.0.1:{two}\"]\n",
         monolith.monolith.address()
-    ))
-    .await;
+    );
+    let front = front(&upstreams, "").await;
     for script in ["sockjs-client.mjs", "ddp-client.mjs", "simpleddp.mjs"] {
         client(&front, script).await;
     }

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod abuse;
 mod access_log;
 mod admin;
 mod drain;
@@ -15,7 +16,6 @@ mod logins;
 mod nameserver;
 mod outage;
 mod pool;
-mod quotas;
 mod reload;
 mod start;
 mod tls;

@@ -140,11 +140,16 @@ impl Client {
     }
 
     pub async fn send(&mut self, message: &Value) {
+        self.try_send(message).await.unwrap();
+    }
+
+    /// Sends what the gateway still takes.
+    pub async fn try_send(&mut self, message: &Value) -> Result<(), Error> {
         let text = match self.framing {
             Framing::Raw => message.to_string(),
             Framing::SockJs => json!([message.to_string()]).to_string(),
         };
-        self.socket.send(Message::text(text)).await.unwrap();
+        self.socket.send(Message::text(text)).await
     }
 
     /// The next message of this kind; pings are answered, others dropped.
