@@ -27,6 +27,7 @@ fn each_part_is_named() {
         ("", "watch = false", &["watch changed"]),
         ("", "admin = \"off\"", &["admin changed"]),
         ("", "[limits]\nmessages = \"5/s\"", &["[limits] changed"]),
+        ("", "[logins]\nrate = \"5/s\"", &["[logins] changed"]),
         ("", "[health]\nfailures = 3", &["pool default changed"]),
         (
             "listen = \"127.0.0.1:1\"",
