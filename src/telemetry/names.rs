@@ -99,6 +99,7 @@ metrics! {
     LOGINS_LIMIT = Gauge Count "logins_limit" [] "Logins that may be in flight at all streamers together, as learned from their latency.";
     LOGINS_RATE_LIMIT = Gauge Count "logins_rate_limit" [] "Logins that may begin in a second at all streamers together.";
     LOGINS_QUEUE_FULL = Counter Count "logins_queue_full_total" [] "Logins turned away because too many wait.";
+    LOGINS_PASSED_OVER = Counter Count "logins_passed_over_total" [] "Logins whose turn came while their client was not there for it; they queue anew.";
     LOGIN_WAIT_SECONDS = Histogram Seconds "login_wait_seconds" [] "Time that logins waited in the gateway.";
     LOGIN_SECONDS = Histogram Seconds "login_seconds" [] "From sending a login to a streamer until its answer.";
     STREAMER_LOGINS_WAITING = Gauge Count "streamer_logins_waiting" ["streamer"] "Logins that wait in the gateway for the streamer.";

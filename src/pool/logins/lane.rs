@@ -79,10 +79,13 @@ impl Lane {
         self.waiting.first_key_value().map(|(number, _)| *number)
     }
 
+    pub(super) fn is_waiting(&self, number: u64) -> bool {
+        self.waiting.contains_key(&number)
+    }
+
     /// How many are before this ticket.
     pub(super) fn before(&self, number: u64) -> Option<usize> {
-        self.waiting
-            .contains_key(&number)
+        self.is_waiting(number)
             .then(|| self.waiting.range(..number).count())
     }
 

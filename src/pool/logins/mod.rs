@@ -30,7 +30,7 @@ use std::{
 use crate::base::id::StreamerId;
 
 pub use report::{LaneReport, LoginsReport};
-pub use ticket::{LoginOutcome, LoginPermit, LoginTicket, LoginsFull};
+pub use ticket::{CLAIM_WITHIN, LoginOutcome, LoginPermit, LoginTicket, LoginsFull};
 
 use meters::LoginMeters;
 use state::{Ending, State};
@@ -168,8 +168,8 @@ impl Logins {
         state.told
     }
 
-    /// Ends logins that got no answer, lets those begin whose time has come, forgets streamers
-    /// without logins.
+    /// Ends logins that got no answer, passes over clients that did not come to their turn, lets
+    /// those begin whose time has come, forgets streamers without logins.
     pub fn handle_timeout(&self, now: Instant) {
         let mut state = self.lock_at(now);
         state.expire(&self.meters);
@@ -198,23 +198,31 @@ impl Logins {
         self.lock_at(now).report()
     }
 
+    /// The number changes when the ticket was passed over.
     fn poll_ticket(
         &self,
-        number: u64,
+        number: &mut u64,
         streamer: &StreamerId,
         cx: &Context<'_>,
         now: Instant,
     ) -> Poll<()> {
         let mut state = self.lock_at(now);
-        if state.claim(number) {
-            // A deadline more.
-            self.settle(state);
-            return Poll::Ready(());
+        let mut wakers = Vec::new();
+        if state.is_passed_over(*number, streamer) {
+            *number = state.push(streamer);
+            wakers = state.serve(&self.meters);
         }
-        let replaced = state.watch(number, streamer, cx);
-        drop(state);
+        let begins = state.claim(*number);
+        let replaced = match begins {
+            true => None,
+            false => state.watch(*number, streamer, cx),
+        };
+        self.release(state, wakers);
         drop(replaced);
-        Poll::Pending
+        match begins {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
     }
 
     fn place(&self, number: u64, streamer: &StreamerId) -> Option<usize> {

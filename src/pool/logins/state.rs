@@ -1,13 +1,13 @@
 //! Everything under the lock of [`Logins`](super::Logins).
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     task::{Context, Waker},
     time::Instant,
 };
 
 use super::{
-    LoginOutcome, LoginSettings,
+    CLAIM_WITHIN, LoginOutcome, LoginSettings,
     lane::Lane,
     limit,
     meters::{LaneMeters, LoginMeters},
@@ -52,7 +52,9 @@ struct Flight {
 #[derive(Debug)]
 enum Stage {
     /// It is the ticket's turn, but it has not noticed yet.
-    SetAside,
+    SetAside {
+        until: Instant,
+    },
     Begun {
         at: Instant,
         deadline: Instant,
@@ -108,6 +110,11 @@ impl State {
         if self.waiting >= self.settings.queue_length && !self.has_room(streamer) {
             return None;
         }
+        Some(self.push(streamer))
+    }
+
+    /// A ticket in any case, for one that has been in the queue before.
+    pub(super) fn push(&mut self, streamer: &StreamerId) -> u64 {
         let (next, now) = (self.next_login, self.clock);
         let lane = self.lanes.entry(streamer.clone()).or_insert_with(|| {
             let meters = LaneMeters::new(streamer);
@@ -118,7 +125,7 @@ impl State {
         lane.push(number, now);
         self.waiting += 1;
         self.idle_since = None;
-        Some(number)
+        number
     }
 
     /// A login at this streamer would begin at once.
@@ -158,12 +165,14 @@ impl State {
         self.whole.begin(paced, self.clock);
         self.waiting -= 1;
         meters.waited(self.clock.saturating_duration_since(since));
+        let until = self.clock + CLAIM_WITHIN;
         let flight = Flight {
             streamer,
             login: self.next_login,
-            stage: Stage::SetAside,
+            stage: Stage::SetAside { until },
         };
         self.next_login += 1;
+        self.deadlines.insert((until, number));
         self.flights.insert(number, flight);
         waker
     }
@@ -173,9 +182,10 @@ impl State {
         let Some(flight) = self.flights.get_mut(&number) else {
             return false;
         };
-        if let Stage::Begun { .. } = flight.stage {
+        let Stage::SetAside { until } = flight.stage else {
             return false;
-        }
+        };
+        self.deadlines.remove(&(until, number));
         let deadline = self.clock + self.settings.timeout;
         flight.stage = Stage::Begun {
             at: self.clock,
@@ -183,6 +193,12 @@ impl State {
         };
         self.deadlines.insert((deadline, number));
         true
+    }
+
+    /// Its turn was over before it came: it is neither waiting nor is anything set aside for it.
+    pub(super) fn is_passed_over(&self, number: u64, streamer: &StreamerId) -> bool {
+        let waits = |lane: &Lane| lane.is_waiting(number);
+        !self.flights.contains_key(&number) && !self.lanes.get(streamer).is_some_and(waits)
     }
 
     pub(super) fn watch(
@@ -206,14 +222,26 @@ impl State {
             self.rest();
             return waker;
         }
-        let set_aside = |flight: &Flight| matches!(flight.stage, Stage::SetAside);
-        if self.flights.get(&number).is_some_and(set_aside) {
-            self.flights.remove(&number);
-            lane.end(self.clock);
-            self.whole.end();
-            self.rest();
-        }
+        self.give_back(number);
         None
+    }
+
+    /// What was set aside for this ticket, if it was; it is not a login then.
+    fn give_back(&mut self, number: u64) -> bool {
+        let Entry::Occupied(flight) = self.flights.entry(number) else {
+            return false;
+        };
+        let Stage::SetAside { until } = flight.get().stage else {
+            return false;
+        };
+        let flight = flight.remove();
+        self.deadlines.remove(&(until, number));
+        if let Some(lane) = self.lanes.get_mut(&flight.streamer) {
+            lane.end(self.clock);
+        }
+        self.whole.end();
+        self.rest();
+        true
     }
 
     /// A login ended; without effect when it had ended before.
@@ -255,12 +283,17 @@ impl State {
         self.rest();
     }
 
-    /// Ends what has timed out, forgets what is long idle.
+    /// Ends what has timed out, passes over who did not come, forgets what is long idle.
     pub(super) fn expire(&mut self, meters: &LoginMeters) {
         while let Some((deadline, number)) = self.deadlines.first().copied()
             && deadline <= self.clock
         {
-            self.end(number, Ending::TimedOut, meters);
+            self.deadlines.remove(&(deadline, number));
+            if self.give_back(number) {
+                meters.passed_over.increment(1);
+            } else {
+                self.end(number, Ending::TimedOut, meters);
+            }
         }
         let now = self.clock;
         self.lanes

@@ -8,7 +8,9 @@ use std::{
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 
-use super::{LoginOutcome, LoginPermit, LoginSettings, LoginTicket, Logins, LoginsFull};
+use super::{
+    CLAIM_WITHIN, LoginOutcome, LoginPermit, LoginSettings, LoginTicket, Logins, LoginsFull,
+};
 use crate::telemetry::names;
 
 struct Bench {
@@ -244,6 +246,38 @@ fn a_ticket_whose_turn_it_was_gives_its_place_back() {
     assert!(bench.poll(&mut waiting).is_none());
     drop(unclaimed);
     assert!(bench.poll(&mut waiting).is_some());
+}
+
+/// A client that stops in the middle of a message must not keep the place from the others.
+#[test]
+fn who_does_not_come_to_its_turn_is_passed_over_and_queues_anew() {
+    let mut bench = Bench::new(|settings| settings.streamer_concurrency = 1);
+    let mut absent = bench.wait("a");
+    let mut others: Vec<_> = (0..2).map(|_| bench.wait("a")).collect();
+    assert!(others.iter_mut().all(|ticket| bench.poll(ticket).is_none()));
+    assert_eq!(bench.logins.next_timeout(), Some(bench.now + CLAIM_WITHIN));
+    bench.now += CLAIM_WITHIN;
+    bench.logins.handle_timeout(bench.now);
+    let first = bench.poll(&mut others[0]).expect("the place is free");
+    assert_eq!(absent.place(), None);
+    assert!(bench.poll(&mut absent).is_none());
+    assert_eq!((others[1].place(), absent.place()), (Some(0), Some(1)));
+    drop(first);
+    let second = bench.poll(&mut others[1]).expect("came before");
+    drop(second);
+    assert!(bench.poll(&mut absent).is_some());
+    assert_eq!(bench.limit("a"), 1);
+}
+
+#[test]
+fn who_was_passed_over_may_go_without_a_trace() {
+    let mut bench = Bench::new(|_| {});
+    let absent = bench.wait("a");
+    bench.now += CLAIM_WITHIN;
+    bench.logins.handle_timeout(bench.now);
+    drop(absent);
+    let report = bench.logins.report(bench.now);
+    assert_eq!((report.waiting, report.in_flight), (0, 0));
 }
 
 #[test]

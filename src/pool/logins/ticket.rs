@@ -2,8 +2,8 @@
 
 use std::{
     sync::Arc,
-    task::{Context, Poll},
-    time::Instant,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
 use super::Logins;
@@ -28,18 +28,25 @@ pub enum LoginOutcome {
 /// A place in the queue; left by dropping it.
 ///
 /// Room that appears is set aside for the ticket whose turn it is before it is woken, so that
-/// nobody can take it meanwhile.
+/// nobody can take it meanwhile. Not for ever, though: a client that does not come to its login
+/// within [`CLAIM_WITHIN`] is passed over, and queues anew when it asks again.
 #[derive(Debug)]
 pub struct LoginTicket {
-    number: u64,
+    stage: Stage,
     streamer: StreamerId,
     logins: Arc<Logins>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Queued { number: u64 },
+    Begun,
 }
 
 impl LoginTicket {
     pub(super) fn new(number: u64, streamer: StreamerId, logins: Arc<Logins>) -> Self {
         Self {
-            number,
+            stage: Stage::Queued { number },
             streamer,
             logins,
         }
@@ -48,19 +55,26 @@ impl LoginTicket {
     /// Ready with a permit as soon as it is this client's turn; the login is to be sent then, and
     /// its time runs from then. After that, pending for ever.
     pub fn poll(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<LoginPermit> {
-        self.logins
-            .poll_ticket(self.number, &self.streamer, cx, now)
-            .map(|()| LoginPermit {
-                number: Some(self.number),
-                streamer: self.streamer.clone(),
-                logins: self.logins.clone(),
-            })
+        let Stage::Queued { number } = &mut self.stage else {
+            return Poll::Pending;
+        };
+        ready!(self.logins.poll_ticket(number, &self.streamer, cx, now));
+        let permit = LoginPermit {
+            number: Some(*number),
+            streamer: self.streamer.clone(),
+            logins: self.logins.clone(),
+        };
+        self.stage = Stage::Begun;
+        Poll::Ready(permit)
     }
 
     /// How many wait before this one for the same streamer; `None` when it waits no longer. Counts
     /// them one by one: for pages and log lines.
     pub fn place(&self) -> Option<usize> {
-        self.logins.place(self.number, &self.streamer)
+        match self.stage {
+            Stage::Queued { number } => self.logins.place(number, &self.streamer),
+            Stage::Begun => None,
+        }
     }
 
     pub fn streamer(&self) -> &StreamerId {
@@ -70,7 +84,9 @@ impl LoginTicket {
 
 impl Drop for LoginTicket {
     fn drop(&mut self) {
-        self.logins.leave(self.number, &self.streamer);
+        if let Stage::Queued { number } = self.stage {
+            self.logins.leave(number, &self.streamer);
+        }
     }
 }
 
@@ -106,3 +122,7 @@ impl Drop for LoginPermit {
         }
     }
 }
+
+/// A session that is woken needs a moment; only one whose client stops in the middle of a message
+/// needs longer.
+pub const CLAIM_WITHIN: Duration = Duration::from_secs(5);

@@ -11,7 +11,10 @@ use ddp_gateway::{
     base::id::StreamerId,
     pool::{
         SplitMix,
-        logins::{LoginOutcome, LoginPermit, LoginSettings, LoginTicket, Logins, LoginsReport},
+        logins::{
+            CLAIM_WITHIN, LoginOutcome, LoginPermit, LoginSettings, LoginTicket, Logins,
+            LoginsReport,
+        },
     },
 };
 
@@ -54,8 +57,25 @@ struct Waiting {
     alarm: Arc<Alarm>,
     /// It was polled, so it is to be woken.
     polled: bool,
-    /// Its turn has come.
-    served: bool,
+    turn: Turn,
+    /// It was passed over and queued anew, whatever the length of the queue was.
+    again: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Waits,
+    /// Until then the place is its own.
+    Come {
+        until: Instant,
+    },
+    Over,
+}
+
+impl Waiting {
+    fn served(&self) -> bool {
+        matches!(self.turn, Turn::Come { .. })
+    }
 }
 
 struct Begun {
@@ -163,15 +183,15 @@ impl World {
         let report = self.logins.report(self.now);
         match self.logins.wait(&streamer, self.now) {
             Ok(ticket) => {
-                assert!(self.logins.report(self.now).waiting <= QUEUE);
                 self.tickets.push(Waiting {
                     ticket,
                     alarm: Alarm::new(0, &Arc::default()),
                     polled: false,
-                    served: false,
+                    turn: Turn::Waits,
+                    again: false,
                 });
             }
-            Err(_) => assert_eq!(report.waiting, QUEUE, "refused with room in the queue"),
+            Err(_) => assert!(report.waiting >= QUEUE, "refused with room in the queue"),
         }
         "wait"
     }
@@ -181,12 +201,24 @@ impl World {
             return "nothing";
         }
         let at = index(&mut self.random, self.tickets.len());
+        if self.tickets[at].turn == Turn::Over {
+            // It queues anew, behind all others.
+            let mut again = self.tickets.remove(at);
+            again.turn = Turn::Waits;
+            again.again = true;
+            again.alarm = Alarm::new(0, &Arc::default());
+            self.tickets.push(again);
+            return self.poll_at(self.tickets.len() - 1);
+        }
+        self.poll_at(at)
+    }
+
+    fn poll_at(&mut self, at: usize) -> &'static str {
         let waiting = &mut self.tickets[at];
         let waker = Waker::from(waiting.alarm.clone());
         let mut cx = Context::from_waker(&waker);
         match waiting.ticket.poll(&mut cx, self.now) {
             Poll::Ready(permit) => {
-                assert!(waiting.served);
                 assert!(waiting.ticket.poll(&mut cx, self.now).is_pending());
                 self.tickets.remove(at);
                 self.permits.push(Begun {
@@ -195,7 +227,7 @@ impl World {
                 });
             }
             Poll::Pending => {
-                assert!(!waiting.served);
+                assert!(!waiting.served(), "it was its turn");
                 waiting.polled = true;
             }
         }
@@ -245,24 +277,34 @@ impl World {
         for (at, client) in self.tickets.iter_mut().enumerate() {
             let woken = client.alarm.rung();
             assert!(woken <= 1, "{when}: woken twice");
+            if let Turn::Come { until } = client.turn
+                && until <= now
+            {
+                client.turn = Turn::Over;
+            }
             let place = client.ticket.place();
-            if place.is_none() && !client.served {
-                client.served = true;
+            if place.is_none() && client.turn == Turn::Waits {
+                let until = now + CLAIM_WITHIN;
+                client.turn = Turn::Come { until };
                 turns.push((at, client.ticket.streamer().clone()));
             }
-            assert_eq!(client.served, place.is_none(), "{when}: lost its turn");
-            let called = client.served && client.polled;
-            assert_eq!(woken, u32::from(called), "{when}: ticket {at}");
+            let waits = client.turn == Turn::Waits;
+            assert_eq!(waits, place.is_some(), "{when}: lost its turn");
+            assert_eq!(
+                woken,
+                u32::from(!waits && client.polled),
+                "{when}: ticket {at}"
+            );
         }
         for name in NAMES {
             let id = StreamerId::from(name);
             let lane = report.streamer(&id);
             let own: Vec<_> = (self.tickets.iter())
-                .filter(|waiting| *waiting.ticket.streamer() == id)
+                .filter(|waiting| *waiting.ticket.streamer() == id && waiting.turn != Turn::Over)
                 .collect();
             // Those who came first were served first.
-            let served = own.iter().filter(|waiting| waiting.served).count();
-            assert!(own.is_sorted_by_key(|waiting| !waiting.served), "{when}");
+            let served = own.iter().filter(|waiting| waiting.served()).count();
+            assert!(own.is_sorted_by_key(|waiting| !waiting.served()), "{when}");
             for (place, waiting) in own.iter().skip(served).enumerate() {
                 assert_eq!(waiting.ticket.place(), Some(place), "{when}");
             }
@@ -288,6 +330,8 @@ impl World {
             (waiting, in_flight),
             "{when}"
         );
+        let again = self.tickets.iter().filter(|waiting| waiting.again);
+        assert!(waiting <= QUEUE + again.count(), "{when}");
         assert!(report.limit >= 1 && report.limit <= self.settings.concurrency);
         if self.settings.pace {
             if in_flight > self.before.in_flight {
@@ -311,7 +355,7 @@ impl World {
     /// somebody older waits is at a streamer that has it, when the other's has not.
     fn check_turns(&self, report: &LoginsReport, turns: &[(usize, StreamerId)], when: &str) {
         let waiting: Vec<_> = (self.tickets.iter().enumerate())
-            .filter(|(_, waiting)| !waiting.served)
+            .filter(|(_, waiting)| waiting.turn == Turn::Waits)
             .map(|(at, waiting)| (at, report.streamer(waiting.ticket.streamer())))
             .filter(|(_, lane)| lane.in_flight < lane.limit)
             .collect();
