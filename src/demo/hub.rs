@@ -73,7 +73,10 @@ pub(super) struct Hub {
 struct Tables {
     next: u64,
     topics: HashMap<Topic, HashMap<PublicationId, Outbox>>,
-    presence: HashMap<ConnectionId, (HashSet<String>, Outbox)>,
+    /// Whom each socket watches, and the same from the other side: a login tells only those who
+    /// watch that user.
+    watched: HashMap<ConnectionId, HashSet<String>>,
+    watchers: HashMap<String, HashMap<ConnectionId, Outbox>>,
 }
 
 impl Hub {
@@ -103,18 +106,27 @@ impl Hub {
         removed: impl Iterator<Item = String>,
     ) {
         let mut tables = self.tables();
-        let (users, _) = tables
-            .presence
-            .entry(outbox.connection)
-            .or_insert_with(|| (HashSet::new(), outbox.clone()));
-        users.extend(added);
+        let Tables {
+            watched, watchers, ..
+        } = &mut *tables;
+        let connection = outbox.connection;
+        let users = watched.entry(connection).or_default();
+        for user in added {
+            let watching = watchers.entry(user.clone()).or_default();
+            watching.insert(connection, outbox.clone());
+            users.insert(user);
+        }
         for user in removed {
             users.remove(&user);
+            forget(watchers, &user, connection);
         }
     }
 
     pub(super) fn forget_presence(&self, connection: ConnectionId) {
-        self.tables().presence.remove(&connection);
+        let mut tables = self.tables();
+        for user in tables.watched.remove(&connection).unwrap_or_default() {
+            forget(&mut tables.watchers, &user, connection);
+        }
     }
 
     /// Sends an event to everyone who subscribed, except to `writer`.
@@ -140,28 +152,42 @@ impl Hub {
     /// id is the user's.
     pub(super) fn publish_presence(&self, user: &str, args: &Value) {
         let tables = self.tables();
+        let Some(watchers) = tables.watchers.get(user) else {
+            return;
+        };
         let frame = Frame::new(&json!({
             "msg": "changed",
             "collection": "stream-user-presence",
             "id": user,
             "fields": { "uid": user, "args": [args] },
         }));
-        for (users, outbox) in tables.presence.values() {
-            if users.contains(user) {
-                outbox.push(&frame);
-            }
+        for outbox in watchers.values() {
+            outbox.push(&frame);
         }
     }
 
     /// Publications running now, those that leaked included.
     pub(super) fn publications(&self) -> usize {
         let tables = self.tables();
-        tables.topics.values().map(HashMap::len).sum::<usize>() + tables.presence.len()
+        tables.topics.values().map(HashMap::len).sum::<usize>() + tables.watched.len()
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
         // Nothing in here panics half way, so a poisoned table is still a whole one.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn forget(
+    watchers: &mut HashMap<String, HashMap<ConnectionId, Outbox>>,
+    user: &str,
+    connection: ConnectionId,
+) {
+    if let Some(watching) = watchers.get_mut(user) {
+        watching.remove(&connection);
+        if watching.is_empty() {
+            watchers.remove(user);
+        }
     }
 }
 

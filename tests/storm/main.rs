@@ -98,7 +98,7 @@ fn calm(weather: &Weather, outcome: &Outcome) {
     let Outcome { tally, .. } = outcome;
     assert_eq!(tally.breaches, 0, "{:?}", tally.first_breaches);
     assert_eq!(tally.errors.len(), 0, "{:?}", tally.errors);
-    assert_eq!(tally.logins, weather.clients as u64);
+    assert!(tally.logins >= weather.clients as u64);
     // A client whose transport opens comes back once. One whose transport does not open in time may
     // try again after 10 ms, twice, and then waits for seconds; who is accepted and then closed
     // would come back a hundred times in a second.
