@@ -351,6 +351,7 @@ tables! {
         /// limiter (the settings DDP_Rate_Limit_*), which sees nothing of what goes through a
         /// streamer. What is over a limit is answered with too-many-requests and reaches no
         /// streamer. "600/60s": 600 at once, and from then on one each 0.1 s. Each may be "off".
+        /// A login is limited for its connection only; for the rest it is paced, see [logins].
         methods: MethodLimitsFile,
     }
 

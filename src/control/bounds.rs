@@ -6,6 +6,7 @@ use crate::{
     config::model::{Config, Ranges},
     net::gate::GateTerms,
     proxy::connection::{SEND_BUFFER, STREAM_WINDOW},
+    session::Quotas,
     telemetry::process,
 };
 
@@ -80,6 +81,7 @@ impl Memory {
             worst: BASE
                 + connections * per_busy
                 + config.websocket.buffer_total as u64
+                + Quotas::CAPACITY_BYTES as u64
                 + queued
                 + handshakes,
         }

@@ -258,3 +258,17 @@ fn whole(value: u32) -> NonZeroU32 {
 
 /// Sessions whose streamer is remembered for their return.
 const RECALLED: usize = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use super::{QuotaRules, Terms};
+    use crate::config::{self, Environment};
+
+    #[test]
+    fn the_default_quotas_are_rocket_chats() {
+        let text = "monolith = \"http://127.0.0.1:1\"\nstreamers = [\"127.0.0.1:2\"]";
+        let loaded = config::from_str("proxy.toml", text, &Environment::empty()).unwrap();
+        let terms = Terms::new(&loaded.config);
+        assert_eq!(terms.rules.quotas, QuotaRules::default());
+    }
+}

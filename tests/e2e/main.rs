@@ -16,6 +16,7 @@ mod logins;
 mod nameserver;
 mod outage;
 mod pool;
+mod quotas;
 mod reload;
 mod start;
 mod tls;

@@ -90,6 +90,9 @@ impl State {
     }
 
     pub(super) fn reconfigure(&mut self, settings: LoginSettings) {
+        if settings == self.settings {
+            return;
+        }
         let anew = settings.pace && !self.settings.pace;
         self.whole.reconfigure(settings.of_whole(), self.clock);
         for lane in self.lanes.values_mut() {

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 
 use cells::{CAPACITY, CAPACITY_BYTES, Cells, Locked, Moment, Place, SHARED, Shard};
 use meters::QuotaMeters;
+
+use crate::ddp::login::LOGIN;
+
 pub use rules::{Abuse, Quota, QuotaRules};
 
 /// Who asks. All of them are numbers that no client can choose: made by [`Quotas::key`], or counted.
@@ -115,7 +118,7 @@ pub enum Strike {
 /// Each rule is a bucket of `requests` that fills up again evenly within its interval (the generic cell rate
 /// algorithm). An account is 16 bytes and is forgotten when its bucket is full, which for somebody who asks once is
 /// the time for one request. There are at most 917,504 of them, 16 MiB; beyond that, those without an account share
-/// one per rule that is as wide as [`SHARED_BY`] of their own.
+/// one per rule that is as wide as 500 of their own.
 #[derive(Debug)]
 pub struct Quotas {
     cells: Cells,
@@ -150,6 +153,10 @@ impl Quotas {
 
     /// Charges one method or subscription called `name` to all of the rules, or to none of them.
     ///
+    /// A `login` is charged to its connection only: a web client takes every error of it for the end of its session and
+    /// throws its token away (`meteor/meteor:packages/accounts-base/accounts_client.js`), so what others did, and what
+    /// happened before, must not refuse it. It is paced by the queue of logins.
+    ///
     /// # Errors
     /// [`Refused`] if one of them does not allow it now.
     pub fn charge(
@@ -160,15 +167,24 @@ impl Quotas {
         now: Instant,
     ) -> Result<(), Refused> {
         let now = self.cells.moment(now);
-        let culprit = asker.culprit();
+        let is_login = name == LOGIN;
+        let culprit = (rules.abuse.is_some() && !is_login).then(|| asker.culprit());
+        let asker = match is_login {
+            true => &Asker {
+                user: None,
+                address: None,
+                ..*asker
+            },
+            false => asker,
+        };
         let accounts = self.accounts(rules, asker, name);
         let mut locked = self.cells.lock([
             Some(accounts.connection),
             accounts.user,
             accounts.address,
-            rules.abuse.is_some().then_some(culprit),
+            culprit,
         ]);
-        if rules.abuse.is_some()
+        if let Some(culprit) = culprit
             && let Some(wait) = penalty(locked.shard(culprit), culprit, now)
         {
             return Err(Refused {

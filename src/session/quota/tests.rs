@@ -219,6 +219,71 @@ fn abuse_is_punished_for_a_while() {
     assert_eq!(bench.quotas.penalty(&user(3), bench.now), None);
 }
 
+/// A web client that is refused its login forgets who it is.
+#[test]
+fn a_login_is_limited_for_its_connection_only() {
+    let bench = Bench::new(QuotaRules {
+        user: quota(1, 60),
+        address: quota(1, 60),
+        user_method: quota(1, 60),
+        ..QuotaRules::default()
+    });
+    let from = |connection| Asker {
+        user: Some(1),
+        address: Some(1),
+        ..guest(connection)
+    };
+    assert_eq!(bench.passes(&from(1), "m"), 1);
+    while bench.strike(&from(1)) == Strike::Noted {}
+    assert_eq!(bench.charge(&from(2), "m").unwrap_err().rule, Rule::Penalty);
+    for connection in 1..100 {
+        assert_eq!(bench.passes(&from(connection), "login"), 10);
+        let refused = bench.charge(&from(connection), "login").unwrap_err();
+        assert_eq!(refused.rule, Rule::ConnectionMethod);
+    }
+}
+
+/// Every thread on connections of its own, all of them one user at one address.
+#[test]
+fn threads_share_what_there_is() {
+    let bench = Bench::new(QuotaRules {
+        user: quota(1000, 60),
+        address: quota(900, 60),
+        user_method: quota(800, 60),
+        abuse: QuotaRules::default().abuse,
+        ..NOTHING
+    });
+    let passed: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|thread| {
+                let bench = &bench;
+                scope.spawn(move || {
+                    (0..2000)
+                        .filter(|n| {
+                            let asker = Asker {
+                                user: Some(1),
+                                address: Some(1),
+                                ..guest(thread * 10_000 + n)
+                            };
+                            bench.charge(&asker, "m").is_ok()
+                        })
+                        .count()
+                })
+            })
+            .collect();
+        let counts = threads.into_iter().map(|thread| thread.join().unwrap());
+        counts.sum()
+    });
+    assert_eq!(passed, 800);
+    // The two wider rules were charged for those that passed and no others.
+    let asker = Asker {
+        user: Some(1),
+        address: Some(1),
+        ..guest(1)
+    };
+    assert_eq!(bench.passes(&asker, "else"), 100);
+}
+
 #[test]
 fn without_a_user_the_client_is_punished() {
     let bench = Bench::new(QuotaRules::default());
