@@ -34,7 +34,8 @@
 //!   arguments. So what decides can be tested with a clock that the test turns.
 //! - `ws`, `ddp`, `sockjs` and `headers` do not know each other. `session` does not know `pool`; they
 //!   meet in `proxy`. `config` knows nobody but `base`.
-//! - rustls is named in `net` only, hyper in `proxy`, `admin`, `demo` and three files of `net`.
+//! - rustls is named in `net` only, hyper in `proxy`, `admin`, `demo` and four files of `net`, h2 where
+//!   HTTP/2 is served.
 //! - No metric is looked up by name outside of start-up: names stand in `telemetry/names.rs`, the
 //!   components hold handles.
 //!
@@ -74,8 +75,8 @@
 //!    stream. An answer that is cut ends in a reset.
 //! 6. What was decided and moved is written down when the last byte is out: one line, one histogram.
 //!
-//! `103 Early Hints` and other informational responses of the monolith reach clients of HTTP/1.1
-//! only: hyper's HTTP/2 server has no way to send one.
+//! `103 Early Hints` and other informational responses of the monolith reach clients of both versions
+//! of HTTP. hyper has no way to send one over HTTP/2, so [`net::http2`] serves that on h2.
 //!
 //! # The life of a socket
 //!

@@ -79,6 +79,7 @@ const CONFINED: &[Confined] = &[
     Confined {
         names: &["hyper", "hyper_util"],
         places: &[
+            "net/incoming.rs",
             "net/monolith.rs",
             "net/origin.rs",
             "net/stream.rs",
@@ -87,6 +88,17 @@ const CONFINED: &[Confined] = &[
             "demo",
         ],
         why: "only those who serve or send HTTP name hyper",
+    },
+    Confined {
+        names: &["h2"],
+        places: &[
+            "net/http2/exchange.rs",
+            "net/http2/mod.rs",
+            "net/http2/multiplexed.rs",
+            "net/http2/received.rs",
+            "net/incoming.rs",
+        ],
+        why: "the rest of the gateway does not know which version of HTTP a request came by",
     },
     Confined {
         names: &[

@@ -18,7 +18,11 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use ddp_gateway::telemetry;
+use http_body_util::Empty;
+use hyper::{Method, Request, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use metrics::{
     Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
@@ -75,6 +79,29 @@ async fn a_panic_in_one_connection_ends_only_that_connection() {
     assert_eq!(http::exchange(&mut page, request).await.status, 200);
     chat.streamer().await;
 
+    // The same on one stream of an HTTP/2 connection: the others do not notice.
+    let stream = http::tls(deployment.tls(), "localhost", &["h2"])
+        .await
+        .unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let ask = |method: Method, path: &str| {
+        let request = Request::builder().method(method);
+        let request = request.uri(format!("https://localhost{path}"));
+        request.body(Empty::<Bytes>::new()).unwrap()
+    };
+    let neighbour = sender.send_request(ask(Method::GET, "/slow?ms=300"));
+    let neighbour = tokio::spawn(neighbour);
+    recorder.panics_in("http_refusals_total");
+    let ended = soon("the end", sender.send_request(ask(Method::TRACE, "/"))).await;
+    assert!(ended.is_err(), "{ended:?}");
+    recorder.panicked(2, &lines);
+    let neighbour = soon("the neighbour", neighbour).await.unwrap().unwrap();
+    assert_eq!(neighbour.status(), 200);
+    drop((sender, neighbour));
+
     // In a live session, with its message under way.
     let mut victim = Client::raw(deployment.tls(), Way::Tls).await;
     let streamer = victim.streamer().await;
@@ -86,7 +113,7 @@ async fn a_panic_in_one_connection_ends_only_that_connection() {
     let call = json!({"msg": "method", "id": "last", "method": "demo:whoami", "params": []});
     victim.send(&call).await;
     assert_eq!(soon("the end", victim.end()).await, End::Cut);
-    recorder.panicked(2, &lines);
+    recorder.panicked(3, &lines);
     // Its registration and its leg are gone, and so is all that it held.
     deployment.sessions(1).await;
     settles("sessions of the streamer", before - 1, async || {
@@ -101,7 +128,7 @@ async fn a_panic_in_one_connection_ends_only_that_connection() {
     // Newcomers are served as ever.
     Client::raw(plain, Way::Plain).await.close().await;
     assert_eq!(http::get(plain, "/demo/whoami").await.status, 200);
-    recorder.panicked(2, &lines);
+    recorder.panicked(3, &lines);
 }
 
 /// Metrics as the gateway's own recorder would show them, with traps in two counters.

@@ -2,6 +2,8 @@
 
 pub mod dial;
 pub mod gate;
+pub mod http2;
+pub mod incoming;
 pub mod listen;
 pub mod monolith;
 mod origin;

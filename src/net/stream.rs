@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::wire::Wire;
+use super::{http2::Multiplexed, wire::Wire};
 
 /// A client's side.
 #[derive(Debug)]
@@ -30,21 +30,17 @@ pub enum Downstream {
     /// Boxed, so that plain sessions do not pay for the 1.2 KB of a TLS connection.
     Tls(Box<TlsStream<TcpStream>>),
     /// One stream of an HTTP/2 connection (RFC 8441).
-    Multiplexed(Box<TokioIo<Upgraded>>),
+    Multiplexed(Box<Multiplexed>),
 }
 
 impl Downstream {
     /// Takes the socket back out of hyper, with the bytes that hyper had read beyond the request.
     ///
     /// These bytes are the client's first frames and come before anything read from the socket.
-    pub fn from_upgraded(upgraded: Upgraded) -> (Self, Bytes) {
-        match upgraded.downcast::<TokioIo<Wire>>() {
-            Ok(parts) => (parts.io.into_inner().into_inner(), parts.read_buf),
-            Err(upgraded) => (
-                Self::Multiplexed(Box::new(TokioIo::new(upgraded))),
-                Bytes::new(),
-            ),
-        }
+    /// `None`: hyper did not have it on a [`Wire`].
+    pub(super) fn from_upgraded(upgraded: Upgraded) -> Option<(Self, Bytes)> {
+        let parts = upgraded.downcast::<TokioIo<Wire>>().ok()?;
+        Some((parts.io.into_inner().into_inner(), parts.read_buf))
     }
 
     /// Reads what is there into `buf`; 0 is the end of the stream.

@@ -306,5 +306,5 @@ const UNSENT: u32 = 128 * 1024;
 /// The system's default.
 const UNLIMITED: u32 = u32::MAX;
 /// Informational responses per request, and bytes of them that may wait.
-const INTERIM_RESPONSES: usize = 16;
-const INTERIM_BYTES: usize = 64 * 1024;
+pub(super) const INTERIM_RESPONSES: usize = 16;
+pub(super) const INTERIM_BYTES: usize = 64 * 1024;

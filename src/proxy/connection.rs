@@ -3,7 +3,6 @@
 
 use std::{
     future::{Future, poll_fn},
-    io,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -13,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-use http::Version;
-use hyper::server::conn::{http1, http2};
+use http::{Version, request::Parts};
+use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -29,6 +28,8 @@ use crate::{
     base::id::PeerAddr,
     config::model::Http,
     net::{
+        http2::{Exchange, Failure, Limits, Server},
+        incoming::Informs,
         listen::Accepted,
         wire::{Side, Wire},
     },
@@ -55,7 +56,6 @@ pub async fn serve(shared: Arc<Shared>, accepted: Accepted) {
         guard,
     });
     let gateway = Gateway::new(shared.clone(), connection, activity.clone());
-    let io = TokioIo::new(wire);
     let watch = Watch {
         activity: activity.clone(),
         phase: shared.phase.clone(),
@@ -68,12 +68,16 @@ pub async fn serve(shared: Arc<Shared>, accepted: Accepted) {
             pull,
             slow_readers: snapshot.meters.slow_readers.clone(),
         };
-        let connection = version2(http, websocket, streams).serve_connection(io, gateway);
-        watch
-            .over(connection, http2::Connection::graceful_shutdown)
-            .await
+        let serve = move |request, exchange: Exchange| {
+            let gateway = gateway.clone();
+            streams.spawn(async move { exchange.answer(Box::pin(gateway.serve(request))).await });
+        };
+        let connection = Server::new(wire, version2(http, websocket), serve);
+        watch.over(connection, Server::graceful_shutdown).await
     } else {
-        let connection = version1(http).serve_connection(io, gateway).with_upgrades();
+        let connection = version1(http)
+            .serve_connection(TokioIo::new(wire), gateway)
+            .with_upgrades();
         watch
             .over(connection, http1::UpgradeableConnection::graceful_shutdown)
             .await
@@ -125,10 +129,12 @@ impl Activity {
         taken::of_stream().unwrap_or_else(|| self.taken.clone())
     }
 
-    /// Where informational responses go, if this client can get them: HTTP/1.0 has none, and hyper's
-    /// HTTP/2 server has no way to send one.
-    pub(super) async fn informs(&self, version: Version) -> Option<Arc<Side>> {
-        if !self.single || version != Version::HTTP_11 {
+    /// Where informational responses go, if this client can get them: HTTP/1.0 has none.
+    pub(super) async fn informs(&self, parts: &Parts) -> Option<Informs> {
+        if !self.single {
+            return parts.extensions.get().cloned().map(Informs::Http2);
+        }
+        if parts.version != Version::HTTP_11 {
             return None;
         }
         poll_fn(|cx| {
@@ -136,7 +142,7 @@ impl Activity {
             Poll::Ready(())
         })
         .await;
-        Some(self.side.clone())
+        Some(Informs::Http1(self.side.clone()))
     }
 
     /// Waits until informational responses are out, for a moment.
@@ -191,7 +197,8 @@ struct Watch {
 
 /// How a connection ended.
 enum Ended {
-    Http(hyper::Error),
+    Http1(hyper::Error),
+    Http2(Failure),
     Closed,
     /// No whole head came in time.
     SlowHead,
@@ -207,9 +214,10 @@ enum Judgement {
 }
 
 impl Watch {
-    async fn over<C>(mut self, connection: C, shut_down: impl Fn(Pin<&mut C>)) -> Ended
+    async fn over<C, E>(mut self, connection: C, shut_down: impl Fn(Pin<&mut C>)) -> Ended
     where
-        C: Future<Output = Result<(), hyper::Error>>,
+        C: Future<Output = Result<(), E>>,
+        E: Into<Ended>,
     {
         let mut connection = pin!(connection);
         let mut phase = self.phase.clone();
@@ -220,7 +228,7 @@ impl Watch {
             tokio::select! {
                 biased;
                 result = connection.as_mut() => {
-                    return result.map_or_else(Ended::Http, |()| Ended::Closed);
+                    return result.map_or_else(Into::into, |()| Ended::Closed);
                 }
                 Ok(_) = phase.wait_for(|phase| *phase != Phase::Running), if !drained => {
                     drained = true;
@@ -298,23 +306,30 @@ fn version1(http: &Http) -> http1::Builder {
     builder
 }
 
-fn version2(http: &Http, websocket: bool, streams: Streams) -> http2::Builder<Streams> {
-    let mut builder = http2::Builder::new(streams);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(http.http2_streams)
-        .max_header_list_size(HEADER_LIST)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(LOCAL_RESETS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING);
-    if websocket {
-        builder.enable_connect_protocol();
+fn version2(http: &Http, websocket: bool) -> Limits {
+    Limits {
+        streams: http.http2_streams,
+        header_list: HEADER_LIST,
+        pending_resets: PENDING_RESETS,
+        local_resets: LOCAL_RESETS,
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
+        send_buffer: SEND_BUFFER,
+        ping: PING,
+        websocket,
     }
-    builder
+}
+
+impl From<hyper::Error> for Ended {
+    fn from(error: hyper::Error) -> Self {
+        Self::Http1(error)
+    }
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self::Http2(failure)
+    }
 }
 
 /// A client's mistakes are its own affair: one line, and not a loud one.
@@ -337,9 +352,20 @@ fn note(ended: &Ended, snapshot: &Snapshot, activity: &Activity, peer: PeerAddr)
             tracing::info!(%peer, "connection closed: the client did not take its answer");
             return;
         }
-        Ended::Http(error) => error,
+        Ended::Http2(Failure::Http2(error)) if !error.is_io() => {
+            snapshot.meters.http2.increment(1);
+            tracing::info!(
+                %peer, %error,
+                "connection closed: the client broke the rules or the limits of HTTP/2"
+            );
+            return;
+        }
+        Ended::Http2(failure) => {
+            tracing::debug!(%peer, error = %failure, "a client's connection ended early");
+            return;
+        }
+        Ended::Http1(error) => error,
     };
-    let cause = std::error::Error::source(error);
     if activity.side.refused() {
         snapshot.meters.malformed.increment(1);
         tracing::info!(
@@ -349,17 +375,8 @@ fn note(ended: &Ended, snapshot: &Snapshot, activity: &Activity, peer: PeerAddr)
     } else if error.is_parse() {
         snapshot.meters.malformed.increment(1);
         tracing::info!(%peer, %error, "request refused: its head is malformed or too large");
-    } else if activity.single
-        || error.is_timeout()
-        || cause.is_some_and(|cause| cause.is::<io::Error>())
-    {
-        tracing::debug!(%peer, %error, "a client's connection ended early");
     } else {
-        snapshot.meters.http2.increment(1);
-        tracing::info!(
-            %peer, error = cause,
-            "connection closed: the client broke the rules or the limits of HTTP/2"
-        );
+        tracing::debug!(%peer, %error, "a client's connection ended early");
     }
 }
 
@@ -373,9 +390,7 @@ const LEAVE: Duration = Duration::from_secs(5);
 const READ_BUFFER: usize = 64 * 1024;
 const MAX_HEADERS: usize = 128;
 const HEADER_LIST: u32 = 32 * 1024;
-/// Streams that the client opened and reset before they were taken up ("rapid reset").
 const PENDING_RESETS: usize = 20;
-/// Streams that we reset because of what the client did on them.
 const LOCAL_RESETS: usize = 100;
 /// Bytes of one request's body that an HTTP/2 client may send ahead.
 pub const STREAM_WINDOW: u32 = 256 * 1024;

@@ -6,7 +6,7 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
     request::Parts,
 };
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -24,8 +24,8 @@ use crate::{
     config::model::{Http, MIN_RATE_WINDOW},
     headers::{forwarded, hop},
     net::{
+        incoming::{Incoming, Informs},
         monolith::{Fault, Lease, Monolith, Outgoing, Reply, SendError, Terms},
-        wire::Side,
     },
 };
 
@@ -89,7 +89,7 @@ pub(super) async fn forward(
     monolith: &Monolith,
     parts: Parts,
     body: Incoming,
-    informs: Option<Arc<Side>>,
+    informs: Option<Informs>,
     record: &mut Record,
 ) -> Result<Response<Body>, Refusal> {
     let http = &snapshot.config.http;
@@ -125,7 +125,7 @@ struct Exchange<'a> {
     first_byte: Duration,
     rules: Rules,
     limit: u64,
-    informs: Option<Arc<Side>>,
+    informs: Option<Informs>,
 }
 
 impl Exchange<'_> {

@@ -29,7 +29,7 @@ mod upload;
 use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::SystemTime};
 
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
-use hyper::{body::Incoming, service::Service};
+use hyper::service::Service;
 
 use self::{
     body::{Body, Recorded},
@@ -43,6 +43,7 @@ use self::{
     target::{Target, TargetError},
 };
 use crate::{
+    net::incoming::Incoming,
     pool::Pool,
     sockjs::{self, Visit},
 };
@@ -120,7 +121,7 @@ impl Gateway {
                 if parts.method == Method::CONNECT && !upgrade {
                     return Err(Refusal::BadUpgrade);
                 }
-                let informs = self.activity.informs(parts.version).await;
+                let informs = self.activity.informs(&parts).await;
                 http::rewrite(&mut parts, client, &target, upgrade);
                 if upgrade {
                     record.routed(host, RouteKind::Tunnel);
@@ -245,13 +246,15 @@ impl Gateway {
     }
 }
 
-impl Service<Request<Incoming>> for Gateway {
+/// For hyper's server, which speaks HTTP/1.1; HTTP/2 calls `serve` itself.
+impl Service<Request<hyper::body::Incoming>> for Gateway {
     type Response = Response<Recorded>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<hyper::body::Incoming>) -> Self::Future {
         let gateway = self.clone();
+        let request = request.map(Incoming::Http1);
         Box::pin(async move { Ok(gateway.serve(request).await) })
     }
 }

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use hyper::rt::Executor;
 use metrics::Counter;
 use tokio::time::{Instant, sleep};
 
@@ -160,11 +159,8 @@ pub(super) struct Streams {
     pub(super) slow_readers: Counter,
 }
 
-impl<F> Executor<F> for Streams
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, stream: F) {
+impl Streams {
+    pub(super) fn spawn(&self, stream: impl Future<Output = ()> + Send + 'static) {
         let Self { pull, slow_readers } = self.clone();
         let taken = Taken::new();
         tokio::spawn(STREAM.scope(taken.clone(), async move {

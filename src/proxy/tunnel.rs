@@ -10,15 +10,12 @@ use std::{
 };
 
 use ::http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+    request::Parts,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use hyper::{
-    body::{Body as _, Incoming},
-    ext::Protocol,
-    upgrade::OnUpgrade,
-};
+use hyper::body::Body as _;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
@@ -37,6 +34,7 @@ use super::{
 use crate::{
     headers::hop,
     net::{
+        incoming::{Incoming, OnUpgrade, UpgradeLost, on_upgrade, protocol},
         monolith::{Lease, Monolith, Outgoing, Terms},
         stream::Downstream,
     },
@@ -50,7 +48,7 @@ use crate::{
 /// is served as if it had not asked, which RFC 9110 section 7.8 allows.
 pub(super) fn is_wanted(parts: &Parts, body: &Incoming) -> bool {
     if parts.method == Method::CONNECT {
-        return is_websocket(parts.extensions.get());
+        return is_websocket(&parts.extensions);
     }
     parts.version == Version::HTTP_11
         && parts.headers.contains_key(header::UPGRADE)
@@ -60,8 +58,8 @@ pub(super) fn is_wanted(parts: &Parts, body: &Incoming) -> bool {
 }
 
 /// The one protocol that may be asked for with an extended CONNECT (RFC 8441).
-fn is_websocket(protocol: Option<&Protocol>) -> bool {
-    protocol.is_some_and(|protocol| protocol.as_str().eq_ignore_ascii_case("websocket"))
+fn is_websocket(extensions: &Extensions) -> bool {
+    protocol(extensions).is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"))
 }
 
 /// Asks the monolith to change the protocol; if it does, the tunnel lives in a task of its own.
@@ -74,7 +72,7 @@ pub(super) async fn open(
     record: &mut Record,
 ) -> Result<Response<Body>, Refusal> {
     let config = &snapshot.config;
-    let downstream = hyper::upgrade::on(&mut request);
+    let downstream = on_upgrade(&mut request);
     let mut request = request.map(|_| Outgoing::empty());
     let accept = (request.method() == Method::CONNECT).then(|| as_http1(&mut request));
     let asked = request.headers().get(header::UPGRADE).cloned();
@@ -168,14 +166,14 @@ enum Ended {
 }
 
 impl Tunnel {
-    async fn run(self, downstream: OnUpgrade, upstream: OnUpgrade) {
+    async fn run(self, downstream: OnUpgrade, upstream: hyper::upgrade::OnUpgrade) {
         let opened = Instant::now();
+        let upstream = async { upstream.await.map_err(|_| UpgradeLost) };
         let both = async { tokio::try_join!(downstream, upstream) };
-        let Ok(Ok((downstream, upstream))) = timeout(UPGRADE, both).await else {
+        let Ok(Ok(((downstream, early), upstream))) = timeout(UPGRADE, both).await else {
             tracing::debug!(client = %self.client.addr, "a tunnel's upgrade was not completed");
             return;
         };
-        let (downstream, early) = Downstream::from_upgraded(downstream);
         let upstream = TokioIo::new(upstream);
         let traffic = Traffic::new(opened);
         let ended = {

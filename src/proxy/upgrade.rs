@@ -14,11 +14,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
     request::Parts,
 };
-use hyper::{
-    body::{Body as _, Incoming},
-    ext::Protocol,
-    upgrade::{OnUpgrade, Upgraded},
-};
+use hyper::body::Body as _;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -42,7 +38,11 @@ use crate::{
         cookie::{Affinity, Attributes},
         forwarded,
     },
-    net::{dial::LegRequest, stream::Downstream},
+    net::{
+        dial::LegRequest,
+        incoming::{self, Incoming, OnUpgrade, UpgradeLost},
+        stream::Downstream,
+    },
     pool::{Pool, Wish},
     session::quota::Asker,
     sockjs::{Path, Transport, frame},
@@ -84,7 +84,7 @@ pub struct SockJsNames<'a> {
 
 /// Whether a request wants to become a WebSocket.
 pub(super) fn is_wanted(parts: &Parts) -> bool {
-    parts.headers.contains_key(header::UPGRADE) || parts.extensions.get::<Protocol>().is_some()
+    parts.headers.contains_key(header::UPGRADE) || incoming::protocol(&parts.extensions).is_some()
 }
 
 /// How a SockJS path is upgraded: `None` when it has no socket, inside of that the names of a
@@ -155,7 +155,7 @@ impl Visit<'_> {
         let asker_client = self.client_key(numbered.then_some(number), request.headers());
 
         let leg_request = self.leg_request(&request);
-        let on_upgrade = hyper::upgrade::on(&mut request);
+        let on_upgrade = incoming::on_upgrade(&mut request);
         let newcomer = Newcomer {
             client: self.client.addr,
             connection: self.connection.clone(),
@@ -228,7 +228,7 @@ impl Visit<'_> {
         if self.framing() == Framing::Raw {
             return Err(reason);
         }
-        let on_upgrade = hyper::upgrade::on(&mut request);
+        let on_upgrade = incoming::on_upgrade(&mut request);
         info!(client = %self.client.addr, %reason, "client turned away with a SockJS close");
         self.shared
             .tasks
@@ -351,9 +351,8 @@ impl Visit<'_> {
 /// The answer that switches protocols, for both versions of HTTP.
 fn switching(request: &Request<Incoming>) -> Result<Response<Body>, UpgradeError> {
     let mut response = Response::new(Body::Empty);
-    let protocol = request.extensions().get::<Protocol>();
     if request.method() == Method::CONNECT
-        && protocol.is_some_and(|protocol| protocol.as_str() == "websocket")
+        && incoming::protocol(request.extensions()) == Some("websocket")
     {
         // RFC 8441 section 5: no key, and the answer is 200.
         let version = request.headers().get(header::SEC_WEBSOCKET_VERSION);
@@ -449,12 +448,10 @@ async fn turn_away(on_upgrade: OnUpgrade, reason: UpgradeError, connection: Arc<
 }
 
 async fn upgraded(on_upgrade: OnUpgrade) -> Option<(Downstream, Bytes)> {
-    let upgraded: Result<Result<Upgraded, hyper::Error>, _> =
-        timeout(UPGRADE_TIMEOUT, on_upgrade).await;
-    match upgraded {
-        Ok(Ok(upgraded)) => Some(Downstream::from_upgraded(upgraded)),
-        Ok(Err(error)) => {
-            debug!(%error, "a client left during its upgrade");
+    match timeout(UPGRADE_TIMEOUT, on_upgrade).await {
+        Ok(Ok(upgraded)) => Some(upgraded),
+        Ok(Err(UpgradeLost)) => {
+            debug!("a client left during its upgrade");
             None
         }
         Err(_) => {

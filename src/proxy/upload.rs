@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::{
     runtime::Handle,
     sync::Notify,
@@ -23,6 +23,7 @@ use super::{
     body::BodyError,
     pace::{Late, Pace, Rules},
 };
+use crate::net::incoming::Incoming;
 
 /// Streams a client's body, bounded in size, pace and time.
 #[derive(Debug)]

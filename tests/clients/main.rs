@@ -7,6 +7,7 @@
 
 mod backends;
 mod command;
+mod hints;
 mod node;
 mod stopped;
 #[path = "../support/mod.rs"]

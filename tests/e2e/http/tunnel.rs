@@ -200,6 +200,19 @@ async fn a_socket_over_http2_reaches_the_monolith() {
         .unwrap();
     let echo = within(socket.next()).await.unwrap().unwrap();
     assert_eq!(echo.into_text().unwrap().as_str(), "through h2");
+    // More than any window on the way holds.
+    let large = "windows ".repeat(400_000);
+    let (mut sink, mut stream) = socket.split();
+    let (sent, echo) =
+        within(async { tokio::join!(sink.send(Message::text(large.as_str())), stream.next()) })
+            .await;
+    sent.unwrap();
+    let echo = echo.unwrap().unwrap();
+    assert!(echo.into_text().unwrap().as_str() == large);
+    // A close is answered, and ends the stream in order.
+    within(sink.send(Message::Close(None))).await.unwrap();
+    assert!(within(stream.next()).await.unwrap().unwrap().is_close());
+    assert!(within(stream.next()).await.is_none());
 
     // A page is no socket, and another protocol is none either.
     let response = within(sender.send_request(open("/demo/whoami", "websocket")))
