@@ -108,6 +108,10 @@ async fn open(address: SocketAddr, way: Way, count: usize) -> Vec<Client> {
 /// The heap in use once it has stopped to shrink: tasks of finished handshakes end a little later.
 async fn idle_heap(admin: SocketAddr, expected: usize) -> usize {
     settles("sessions", expected, async || sessions(admin).await).await;
+    until("all logins and subscriptions are forgiven", async || {
+        Metrics::read(admin).await.sum("quota_cells", &[]) == 0.0
+    })
+    .await;
     let mut least = f64::MAX;
     let mut rounds_without_gain = 0;
     until("the heap is at rest", async || {

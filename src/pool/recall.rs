@@ -29,18 +29,22 @@ struct Generations {
     base: Option<Instant>,
     young: HashMap<u64, Place, RandomState>,
     old: HashMap<u64, Place, RandomState>,
+    /// Every streamer that a place has named, and the number it goes by.
+    streamers: Vec<StreamerId>,
+    numbers: HashMap<StreamerId, u32, RandomState>,
 }
 
-#[derive(Clone, Debug)]
+/// Kept small, since there are two of them per session.
+#[derive(Clone, Copy, Debug)]
 struct Place {
-    streamer: StreamerId,
-    /// Seconds after the base; a hundred years mean for ever. Kept small, since there are two
-    /// places per session.
+    /// Index into [`Generations::streamers`].
+    streamer: u32,
+    /// Seconds after the base; a hundred years mean for ever.
     until: u32,
 }
 
 impl Recall {
-    /// Remembers up to `capacity` sessions (at least 2), about 70 bytes each, for `keep` each.
+    /// Remembers up to `capacity` sessions (at least 2), about 30 bytes each, for `keep` each.
     pub fn new(capacity: usize, keep: Duration) -> Self {
         Self {
             generations: Mutex::new(Generations {
@@ -48,6 +52,8 @@ impl Recall {
                 base: None,
                 young: HashMap::default(),
                 old: HashMap::default(),
+                streamers: Vec::new(),
+                numbers: HashMap::default(),
             }),
             half: (capacity / 2).max(1),
         }
@@ -67,7 +73,7 @@ impl Recall {
             .saturating_duration_since(base)
             .saturating_add(generations.keep);
         let place = Place {
-            streamer: streamer.clone(),
+            streamer: generations.number(streamer),
             until: u32::try_from(until.as_secs()).unwrap_or(u32::MAX),
         };
         if generations.young.len() >= self.half && !generations.young.contains_key(&key) {
@@ -85,7 +91,8 @@ impl Recall {
             .get(&key)
             .or_else(|| generations.old.get(&key))?;
         let age = now.saturating_duration_since(generations.base?);
-        (age.as_secs() < u64::from(place.until)).then(|| place.streamer.clone())
+        (age.as_secs() < u64::from(place.until))
+            .then(|| generations.streamers.get(place.streamer as usize).cloned())?
     }
 
     /// Sessions remembered, expired ones included.
@@ -105,6 +112,28 @@ impl Recall {
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Generations {
+    /// The number of a streamer. Streamers come and go: when very many have, all is forgotten.
+    fn number(&mut self, streamer: &StreamerId) -> u32 {
+        if let Some(&number) = self.numbers.get(streamer) {
+            return number;
+        }
+        if self.streamers.len() >= MOST_STREAMERS {
+            self.young = HashMap::default();
+            self.old = HashMap::default();
+            self.streamers.clear();
+            self.numbers.clear();
+        }
+        let number = u32::try_from(self.streamers.len()).unwrap_or(u32::MAX);
+        self.streamers.push(streamer.clone());
+        self.numbers.insert(streamer.clone(), number);
+        number
+    }
+}
+
+/// Different streamers that are remembered, gone ones included.
+const MOST_STREAMERS: usize = 10_000;
 
 /// The first eight bytes of a BLAKE3 hash. A client chooses its SockJS session id: to be taken for
 /// another session it would have to find a preimage, and would win that session's streamer.
@@ -132,6 +161,20 @@ mod tests {
         assert_eq!(recall.find("a", start), Some("two".into()));
         assert_eq!(recall.find("b", start), None);
         assert_eq!(recall.find("a", start + MINUTE), None);
+    }
+
+    #[test]
+    fn streamers_that_come_and_go_are_bounded() {
+        let recall = Recall::new(100, MINUTE);
+        let now = Instant::now();
+        for n in 0..25_000 {
+            let streamer = format!("pod-{n}").as_str().into();
+            recall.remember(&n.to_string(), &streamer, now);
+            assert_eq!(recall.find(&n.to_string(), now), Some(streamer));
+        }
+        let generations = recall.lock();
+        assert!(generations.streamers.len() <= super::MOST_STREAMERS);
+        assert_eq!(generations.streamers.len(), generations.numbers.len());
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub(super) struct Book {
     pub(super) asker: Asker,
     pub(super) logins: Logins,
     /// The token of the login that is under way, until its answer says whether it is good.
-    pub(super) offered: Option<Secret<String>>,
+    pub(super) offered: Option<Box<Secret<String>>>,
 }
 
 /// Logins of the client that have no answer yet.

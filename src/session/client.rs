@@ -263,7 +263,7 @@ impl Session {
         }
         match method {
             login::LOGIN => {
-                book.offered = resume_token(params);
+                book.offered = resume_token(params).map(Box::new);
                 if book.logins.held == 0 && self.phase == Phase::Live {
                     self.timers
                         .set(Timer::KeepAlive as usize, turn.now + KEEP_ALIVE);

@@ -4,19 +4,14 @@
 //! more is read from it until the buckets have recovered. TCP carries the pressure back to it. Only
 //! one that is held back for a long time without ever pausing is closed.
 
-use std::{
-    cell::Cell,
-    num::NonZeroU32,
-    ops::Add,
-    time::{Duration, Instant},
-};
+use std::{cell::Cell, num::NonZeroU32, ops::Add, time::Duration};
 
 use governor::{
     Quota, RateLimiter,
     clock::{Clock, Reference},
     middleware::NoOpMiddleware,
     nanos::Nanos,
-    state::{InMemoryState, NotKeyed},
+    state::{NotKeyed, StateStore},
 };
 
 /// Messages and bytes that one client may send.
@@ -30,14 +25,19 @@ pub struct Allowance {
     pub abuse_after: Duration,
 }
 
-/// Two token buckets and the debt that has not been paid from them yet.
-#[derive(Debug)]
+/// Two accounts and the debt that has not been paid from them yet.
+///
+/// There are as many of these as clients, so it holds only what differs between them; what
+/// governor needs besides is made anew for each charge.
+#[derive(Debug, Default)]
 pub struct Limiter {
-    messages: Bucket,
-    bytes: Bucket,
-    started: Instant,
-    /// Since when each read has been followed by a wait.
-    held_since: Option<Instant>,
+    messages: Account,
+    bytes: Account,
+    messages_unpaid: u32,
+    bytes_unpaid: u32,
+    /// Since when each read has been followed by a wait, in milliseconds after the session's start
+    /// plus one; 0 for never.
+    held_since: u32,
 }
 
 /// What a charge means for the client.
@@ -45,8 +45,8 @@ pub struct Limiter {
 pub enum Charge {
     /// Read on.
     Paid,
-    /// Read nothing from the client until then.
-    Wait { until: Instant, over: Over },
+    /// Read nothing from the client until then, which is counted from the session's start.
+    Wait { until: Duration, over: Over },
     /// Close the client.
     Abuse,
 }
@@ -59,33 +59,29 @@ pub enum Over {
 }
 
 impl Limiter {
-    pub fn new(allowance: &Allowance, now: Instant) -> Self {
-        Self {
-            messages: Bucket::new(allowance.messages_per_second, allowance.messages_burst),
-            bytes: Bucket::new(allowance.bytes_per_second, allowance.bytes_burst),
-            started: now,
-            held_since: None,
-        }
-    }
-
-    /// Puts what was just read on the client's account and pays what the buckets hold.
+    /// Puts what was just read on the client's account and pays what the buckets hold. `now` is
+    /// counted from the session's start.
     ///
-    /// Called with zeros it only tries to pay the debt. `abuse_after` is that of the
-    /// [`Allowance`].
+    /// Called with zeros it only tries to pay the debt.
     pub fn charge(
         &mut self,
+        allowance: &Allowance,
         messages: u32,
         bytes: u32,
-        abuse_after: Duration,
-        now: Instant,
+        now: Duration,
     ) -> Charge {
-        NOW.set(u64::try_from(now.duration_since(self.started).as_nanos()).unwrap_or(u64::MAX));
-        let messages_paid = self.messages.charge(messages);
-        let bytes_paid = self.bytes.charge(bytes);
-        let (wait, over) = match (messages_paid, bytes_paid) {
+        let (rate, burst) = (allowance.messages_per_second, allowance.messages_burst);
+        self.messages_unpaid = self.messages_unpaid.saturating_add(messages);
+        let unpaid = &mut self.messages_unpaid;
+        let messages_paid = self.messages.pay(rate, burst, unpaid, now);
+        let (rate, burst) = (allowance.bytes_per_second, allowance.bytes_burst);
+        self.bytes_unpaid = self.bytes_unpaid.saturating_add(bytes);
+        let unpaid = &mut self.bytes_unpaid;
+        let bytes_paid = self.bytes.pay(rate, burst, unpaid, now);
+        let (until, over) = match (messages_paid, bytes_paid) {
             (None, None) => {
                 if messages > 0 || bytes > 0 {
-                    self.held_since = None;
+                    self.held_since = 0;
                 }
                 return Charge::Paid;
             }
@@ -93,72 +89,91 @@ impl Limiter {
             (Some(messages), _) => (messages, Over::Messages),
             (None, Some(bytes)) => (bytes, Over::Bytes),
         };
-        let held_since = *self.held_since.get_or_insert(now);
-        if now.duration_since(held_since) >= abuse_after {
+        let at = u32::try_from(now.as_millis()).unwrap_or(u32::MAX - 1);
+        if self.held_since == 0 {
+            self.held_since = at + 1;
+        }
+        let held = Duration::from_millis(u64::from((at + 1).saturating_sub(self.held_since)));
+        if held >= allowance.abuse_after {
             return Charge::Abuse;
         }
-        Charge::Wait {
-            until: self.started + Duration::from_nanos(wait.0),
-            over,
-        }
+        Charge::Wait { until, over }
     }
 }
 
-#[derive(Debug)]
-struct Bucket {
-    limiter: RateLimiter<NotKeyed, InMemoryState, PassClock, NoOpMiddleware<PassInstant>>,
-    /// The largest sum that can be paid at once.
-    burst: NonZeroU32,
-    unpaid: u32,
-}
+/// When the bucket will be full, in nanoseconds after the session's start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Account(u64);
 
-impl Bucket {
-    fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
+impl Account {
+    /// Pays from the bucket; the moment of the next possible payment when something is left.
+    fn pay(
+        &mut self,
+        per_second: NonZeroU32,
+        burst: NonZeroU32,
+        unpaid: &mut u32,
+        now: Duration,
+    ) -> Option<Duration> {
         let quota = Quota::per_second(per_second).allow_burst(burst);
-        Self {
-            limiter: RateLimiter::direct_with_clock(quota, PassClock),
-            burst,
-            unpaid: 0,
-        }
-    }
-
-    /// Adds to the debt and pays; the moment of the next possible payment when something is left.
-    fn charge(&mut self, sum: u32) -> Option<PassInstant> {
-        self.unpaid = self.unpaid.saturating_add(sum);
-        while let Some(due) = NonZeroU32::new(self.unpaid.min(self.burst.get())) {
-            match self.limiter.check_n(due) {
-                Ok(Ok(())) => self.unpaid -= due.get(),
-                Ok(Err(not_until)) => return Some(not_until.earliest_possible()),
+        let clock = ToldClock(Cell::new(0));
+        let bucket = Bucket::new(quota, ToldState(Cell::new(self.0)), clock);
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        bucket.clock().0.set(now);
+        let mut until = None;
+        while let Some(due) = NonZeroU32::new((*unpaid).min(burst.get())) {
+            match bucket.check_n(due) {
+                Ok(Ok(())) => *unpaid -= due.get(),
+                Ok(Err(not_until)) => {
+                    until = Some(Duration::from_nanos(not_until.earliest_possible().0));
+                    break;
+                }
                 // Impossible, since `due` is at most the burst; an unlimited client is the safe
                 // reading of a limiter that contradicts itself.
-                Err(_) => self.unpaid = 0,
+                Err(_) => *unpaid = 0,
             }
         }
-        None
+        self.0 = bucket.into_state_store().0.get();
+        until
     }
 }
 
-/// governor asks a clock; this one answers what [`Limiter::charge`] was told.
-#[derive(Clone, Copy, Debug)]
-struct PassClock;
+type Bucket = RateLimiter<NotKeyed, ToldState, ToldClock, NoOpMiddleware<ToldInstant>>;
 
-/// Nanoseconds since the limiter was made.
+/// governor keeps its state in here for one call.
+#[derive(Debug)]
+struct ToldState(Cell<u64>);
+
+impl StateStore for ToldState {
+    type Key = NotKeyed;
+
+    fn measure_and_replace<T, F, E>(&self, _key: &NotKeyed, measure: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let before = Some(self.0.get()).filter(|before| *before > 0);
+        let (outcome, after) = measure(before.map(Nanos::new))?;
+        self.0.set(after.as_u64());
+        Ok(outcome)
+    }
+}
+
+/// governor asks a clock; this one answers what it was told.
+#[derive(Clone, Debug)]
+struct ToldClock(Cell<u64>);
+
+/// Nanoseconds since the session's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct PassInstant(u64);
+struct ToldInstant(u64);
 
-thread_local! {
-    static NOW: Cell<u64> = const { Cell::new(0) };
-}
+impl Clock for ToldClock {
+    type Instant = ToldInstant;
 
-impl Clock for PassClock {
-    type Instant = PassInstant;
-
-    fn now(&self) -> PassInstant {
-        PassInstant(NOW.get())
+    fn now(&self) -> ToldInstant {
+        ToldInstant(self.0.get())
     }
 }
 
-impl Add<Nanos> for PassInstant {
+impl Add<Nanos> for ToldInstant {
     type Output = Self;
 
     fn add(self, other: Nanos) -> Self {
@@ -166,7 +181,7 @@ impl Add<Nanos> for PassInstant {
     }
 }
 
-impl Reference for PassInstant {
+impl Reference for ToldInstant {
     fn duration_since(&self, earlier: Self) -> Nanos {
         self.0.saturating_sub(earlier.0).into()
     }
@@ -178,14 +193,9 @@ impl Reference for PassInstant {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        num::NonZeroU32,
-        time::{Duration, Instant},
-    };
+    use std::{num::NonZeroU32, time::Duration};
 
     use super::{Allowance, Charge, Limiter, Over};
-
-    const ABUSE: Duration = Duration::from_secs(30);
 
     fn allowance() -> Allowance {
         let n = |n| NonZeroU32::new(n).unwrap();
@@ -194,72 +204,72 @@ mod tests {
             messages_burst: n(200),
             bytes_per_second: n(10_000),
             bytes_burst: n(50_000),
-            abuse_after: ABUSE,
+            abuse_after: Duration::from_secs(30),
         }
     }
 
     #[test]
     fn a_burst_after_login_passes() {
-        let now = Instant::now();
-        let mut limiter = Limiter::new(&allowance(), now);
+        let mut limiter = Limiter::default();
         for _ in 0..60 {
-            assert_eq!(limiter.charge(1, 300, ABUSE, now), Charge::Paid);
+            let charge = limiter.charge(&allowance(), 1, 300, Duration::ZERO);
+            assert_eq!(charge, Charge::Paid);
         }
     }
 
     #[test]
     fn a_flood_is_slowed_to_the_rate_and_then_ended() {
-        let start = Instant::now();
-        let mut limiter = Limiter::new(&allowance(), start);
-        let mut now = start;
+        let mut limiter = Limiter::default();
+        let mut now = Duration::from_secs(5);
+        let start = now;
         let mut sent = 0_u32;
         loop {
             sent += 1;
-            let mut charge = limiter.charge(1, 10, ABUSE, now);
+            let mut charge = limiter.charge(&allowance(), 1, 10, now);
             while let Charge::Wait { until, over } = charge {
                 assert_eq!(over, Over::Messages);
                 assert!(until > now);
                 now = until;
-                charge = limiter.charge(0, 0, ABUSE, now);
+                charge = limiter.charge(&allowance(), 0, 0, now);
             }
             if charge == Charge::Abuse {
                 break;
             }
             assert!(sent < 10_000, "never ended");
         }
-        let took = now.duration_since(start).as_secs();
+        let took = (now - start).as_secs();
         assert!((30..=31).contains(&took), "ended after {took} s");
         assert!((790..=810).contains(&sent), "{sent} messages passed");
     }
 
     #[test]
     fn a_message_larger_than_the_burst_is_paid_in_parts() {
-        let start = Instant::now();
-        let mut limiter = Limiter::new(&allowance(), start);
-        let mut now = start;
-        let mut charge = limiter.charge(1, 150_000, ABUSE, now);
+        let mut limiter = Limiter::default();
+        let mut now = Duration::from_secs(5);
+        let start = now;
+        let mut charge = limiter.charge(&allowance(), 1, 150_000, now);
         while let Charge::Wait { until, over } = charge {
             assert_eq!(over, Over::Bytes);
             now = until;
-            charge = limiter.charge(0, 0, ABUSE, now);
+            charge = limiter.charge(&allowance(), 0, 0, now);
         }
         assert_eq!(charge, Charge::Paid);
-        let took = now.duration_since(start).as_secs_f64();
+        let took = (now - start).as_secs_f64();
         assert!((9.9..10.1).contains(&took), "{took}");
     }
 
     #[test]
     fn a_pause_forgives() {
-        let start = Instant::now();
-        let mut limiter = Limiter::new(&allowance(), start);
-        let mut now = start;
+        let mut limiter = Limiter::default();
+        let mut now = Duration::from_secs(5);
+        let start = now;
         for _ in 0..10 {
             assert!(!matches!(
-                limiter.charge(100, 10, ABUSE, now),
+                limiter.charge(&allowance(), 100, 10, now),
                 Charge::Abuse
             ));
             now += Duration::from_secs(20);
-            while let Charge::Wait { until, .. } = limiter.charge(0, 0, ABUSE, now) {
+            while let Charge::Wait { until, .. } = limiter.charge(&allowance(), 0, 0, now) {
                 now = until;
             }
         }
@@ -267,6 +277,6 @@ mod tests {
 
     #[test]
     fn costs_little_memory() {
-        assert!(size_of::<Limiter>() <= 128, "{}", size_of::<Limiter>());
+        assert!(size_of::<Limiter>() <= 32, "{}", size_of::<Limiter>());
     }
 }

@@ -116,11 +116,12 @@ pub struct Session {
     pub(super) book: Option<Box<Book>>,
     limiter: Limiter,
     started: Instant,
-    /// When the client and the streamer were last heard.
-    client_heard: Instant,
-    pub(super) streamer_heard: Instant,
+    /// When the client and the streamer were last heard, in milliseconds since the start, of which
+    /// the last 32 bits are kept: differences of less than 49 days are right.
+    client_heard: Millis,
+    pub(super) streamer_heard: Millis,
     /// Bytes have waited for the client, none taken, since then.
-    stalled_since: Option<Instant>,
+    stalled_since: Option<Millis>,
     /// Reading from the client is suspended by its limits.
     held: bool,
     /// What ends the session when [`Timer::Doom`] expires.
@@ -183,12 +184,12 @@ impl Session {
             framing,
             phase: Phase::Greeting,
             book: None,
-            limiter: Limiter::new(&rules.allowance, now),
+            limiter: Limiter::default(),
             started: now,
             rules,
             timers,
-            client_heard: now,
-            streamer_heard: now,
+            client_heard: Millis(0),
+            streamer_heard: Millis(0),
             stalled_since: None,
             held: false,
             doom: None,
@@ -211,7 +212,7 @@ impl Session {
 
     /// Bytes came from the client. Says which limit holds it back from here on, if one does.
     pub fn handle_client_input(&mut self, messages: u32, bytes: u32, now: Instant) -> Option<Over> {
-        self.client_heard = now;
+        self.client_heard = self.moment(now);
         match self.phase {
             Phase::Closing(_) | Phase::Ended(_) => None,
             _ => self.charge(messages, bytes, now),
@@ -220,13 +221,13 @@ impl Session {
 
     /// Bytes came from the streamer.
     pub fn handle_streamer_input(&mut self, now: Instant) {
-        self.streamer_heard = now;
+        self.streamer_heard = self.moment(now);
     }
 
     /// The client may be sending, but nothing is read from it because what it sent waits: its
     /// silence proves nothing.
     pub fn handle_unread(&mut self, now: Instant) {
-        self.client_heard = now;
+        self.client_heard = self.moment(now);
     }
 
     /// How far the client is with its login.
@@ -303,7 +304,7 @@ impl Session {
                 self.timers.stop(Timer::Stall as usize);
             }
         } else if taken || self.stalled_since.is_none() {
-            self.stalled_since = Some(now);
+            self.stalled_since = Some(self.moment(now));
             if self.timers.deadline(Timer::Stall as usize).is_none() {
                 self.timers
                     .set(Timer::Stall as usize, now + self.rules.timeouts.stall);
@@ -312,8 +313,8 @@ impl Session {
     }
 
     /// New rules after a reload; what was owed is forgotten.
-    pub fn handle_rules(&mut self, rules: Arc<Rules>, now: Instant) {
-        self.limiter = Limiter::new(&rules.allowance, now);
+    pub fn handle_rules(&mut self, rules: Arc<Rules>) {
+        self.limiter = Limiter::default();
         self.rules = rules;
         self.held = false;
         self.timers.stop(Timer::Resume as usize);
@@ -382,14 +383,14 @@ impl Session {
     }
 
     fn charge(&mut self, messages: u32, bytes: u32, now: Instant) -> Option<Over> {
-        match self
-            .limiter
-            .charge(messages, bytes, self.rules.allowance.abuse_after, now)
-        {
+        let since = now.duration_since(self.started);
+        let allowance = &self.rules.allowance;
+        match self.limiter.charge(allowance, messages, bytes, since) {
             Charge::Paid => None,
             Charge::Wait { until, over } => {
                 self.held = true;
-                self.timers.set(Timer::Resume as usize, until);
+                self.timers
+                    .set(Timer::Resume as usize, self.started + until);
                 Some(over)
             }
             Charge::Abuse => {
@@ -416,54 +417,65 @@ impl Session {
     fn judge_client(&mut self, now: Instant) {
         // Nothing is read from a client that is held back, so its silence proves nothing.
         if self.held {
-            self.client_heard = now;
+            self.client_heard = self.moment(now);
         }
-        let half = self.rules.timeouts.idle / 2;
-        let silent = now.duration_since(self.client_heard);
-        if silent >= self.rules.timeouts.idle {
-            self.close(Disconnect::ClientSilent, now);
-        } else if silent >= half {
+        let idle = self.rules.timeouts.idle;
+        let silent = self.since(self.client_heard, now);
+        let next = if silent >= idle {
+            return self.close(Disconnect::ClientSilent, now);
+        } else if silent >= idle / 2 {
             self.pending.ping_client = true;
-            self.timers.set(
-                Timer::Client as usize,
-                self.client_heard + self.rules.timeouts.idle,
-            );
+            idle - silent
         } else {
-            self.timers
-                .set(Timer::Client as usize, self.client_heard + half);
-        }
+            idle / 2 - silent
+        };
+        self.timers.set(Timer::Client as usize, now + next);
     }
 
     fn judge_streamer(&mut self, now: Instant) {
-        let silent = now.duration_since(self.streamer_heard);
-        if silent >= STREAMER_SILENCE {
-            self.close(Disconnect::StreamerLost, now);
+        let silent = self.since(self.streamer_heard, now);
+        let next = if silent >= STREAMER_SILENCE {
+            return self.close(Disconnect::StreamerLost, now);
         } else if silent >= STREAMER_SILENCE / 2 {
             self.pending.ping_streamer = true;
-            self.timers.set(
-                Timer::Streamer as usize,
-                self.streamer_heard + STREAMER_SILENCE,
-            );
+            STREAMER_SILENCE - silent
         } else {
-            self.timers.set(
-                Timer::Streamer as usize,
-                self.streamer_heard + STREAMER_SILENCE / 2,
-            );
-        }
+            STREAMER_SILENCE / 2 - silent
+        };
+        self.timers.set(Timer::Streamer as usize, now + next);
     }
 
     fn judge_stall(&mut self, now: Instant) {
         let Some(since) = self.stalled_since else {
             return;
         };
-        if now.duration_since(since) >= self.rules.timeouts.stall {
+        let stall = self.rules.timeouts.stall;
+        let stalled = self.since(since, now);
+        if stalled >= stall {
             self.close(Disconnect::SlowConsumer, now);
         } else {
             self.timers
-                .set(Timer::Stall as usize, since + self.rules.timeouts.stall);
+                .set(Timer::Stall as usize, now + (stall - stalled));
         }
     }
+
+    pub(super) fn moment(&self, now: Instant) -> Millis {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the upper bits are not wanted"
+        )]
+        Millis(now.duration_since(self.started).as_millis() as u32)
+    }
+
+    fn since(&self, earlier: Millis, now: Instant) -> Duration {
+        let Millis(now) = self.moment(now);
+        Duration::from_millis(u64::from(now.wrapping_sub(earlier.0)))
+    }
 }
+
+/// The lower half of a number of milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Millis(u32);
 
 /// Pause between two signs of life to a waiting client; React Native gives up after 20 s.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(12);
