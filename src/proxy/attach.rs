@@ -21,7 +21,7 @@ use tracing::{debug, info};
 
 use super::{
     pump::Held,
-    registry::{Entry, Place},
+    registry::{Entry, Standing},
     shared::Shared,
 };
 use crate::{
@@ -150,7 +150,7 @@ pub(super) async fn attach(mut opening: Opening) -> Result<Attached, Disconnect>
             }
         };
         let streamer = permit.streamer().clone();
-        opening.entry.set_phase("attaching");
+        opening.entry.set_standing(Standing::Attaching);
         let leg = match timeout(opening.leg_timeout, open_leg(&opening, &permit)).await {
             Ok(leg) => leg,
             Err(_) => Err(LegError::TimedOut),
@@ -214,7 +214,7 @@ fn recall_place(opening: &mut Opening, now: Instant) {
 
 /// Waits in the pool's queue.
 async fn wait(opening: &Opening, reason: PickError, since: Instant) -> Result<Permit, Disconnect> {
-    opening.entry.set_phase("parked");
+    opening.entry.set_standing(Standing::Parked);
     let mut ticket = opening
         .pool
         .wait(opening.wish.clone(), since)
@@ -273,10 +273,7 @@ fn settle(opening: &Opening, streamer: &StreamerId, ddp_session: &str, started: 
         Some(wanted) if wanted == streamer => shared.meters.affinity_kept.increment(1),
         Some(_) => shared.meters.affinity_moved.increment(1),
     }
-    opening.entry.set_place(Place {
-        phase: "live",
-        streamer: Some(streamer.clone()),
-    });
+    opening.entry.set_streamer(streamer.clone());
 }
 
 /// Reads the streamer's first messages: swallows its greeting and its early ping (it pings 30 ms

@@ -14,7 +14,8 @@ use crate::session::Disconnect;
 /// An order to one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// End the session after this delay, chosen by the sender so that not all end at once.
+    /// End the session after this delay, chosen by the sender so that not all end at once; kept to
+    /// the twentieth of a second, and at most 54 minutes.
     Close { reason: Disconnect, after: Duration },
 }
 
@@ -25,9 +26,17 @@ pub struct Mailbox {
     inner: Mutex<Inner>,
 }
 
+/// A [`Command::Close`] as it is kept: there is room for one in every session.
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    reason: Disconnect,
+    /// In steps of [`STEP`].
+    after: u16,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
-    command: Option<Command>,
+    command: Option<Order>,
     waker: Option<Waker>,
 }
 
@@ -36,7 +45,11 @@ impl Mailbox {
     pub fn send(&self, command: Command) {
         let waker = {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            inner.command = Some(command);
+            let Command::Close { reason, after } = command;
+            inner.command = Some(Order {
+                reason,
+                after: u16::try_from(after.as_millis() / STEP.as_millis()).unwrap_or(u16::MAX),
+            });
             self.full.store(true, Ordering::Release);
             inner.waker.clone()
         };
@@ -60,6 +73,13 @@ impl Mailbox {
         }
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         self.full.store(false, Ordering::Release);
-        inner.command.take()
+        let Order { reason, after } = inner.command.take()?;
+        Some(Command::Close {
+            reason,
+            after: STEP * u32::from(after),
+        })
     }
 }
+
+/// Delays are counted in these, which leaves them two bytes.
+const STEP: Duration = Duration::from_millis(50);

@@ -3,8 +3,8 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -17,11 +17,12 @@ use super::{
 };
 use crate::{
     base::{
-        id::{ClientAddr, PeerAddr, PoolName, SessionId, StreamerId},
+        id::{ClientAddr, PeerAddr, SessionId, StreamerId},
         shard::Sharded,
     },
     ddp::Framing,
     net::gate::Stream,
+    pool::Pool,
     session::quota::Rule,
 };
 
@@ -37,14 +38,12 @@ pub struct Registry {
 pub struct Entry {
     pub id: SessionId,
     pub client: ClientAddr,
-    pub pool: PoolName,
+    pub pool: Arc<Pool>,
     pub framing: Framing,
     pub tls: bool,
     pub opened: Instant,
     pub mailbox: Mailbox,
     pub traffic: Traffic,
-    /// When a request of the client was refused last, and by which rule; see [`Entry::set_limited`].
-    limited: AtomicU32,
     place: Mutex<Place>,
     /// What the socket came by; keeps its place among the connections.
     connection: Arc<Connection>,
@@ -52,11 +51,49 @@ pub struct Entry {
     _stream: Option<Stream>,
 }
 
+// With the two counts of its `Arc` it is 192 bytes, a size that the allocator has.
+const _: () = assert!(size_of::<Entry>() <= 176);
+
 /// Where a session is attached.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    pub phase: &'static str,
+    pub standing: Standing,
     pub streamer: Option<StreamerId>,
+    /// The rule by which a request of the client was refused last, and when: in seconds since the
+    /// client came.
+    refused_by: Option<Rule>,
+    refused_at: u32,
+}
+
+/// How far a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// No `connect` yet.
+    Greeting,
+    /// Waits for room on a streamer.
+    Parked,
+    Attaching,
+    /// Attached and not logged in.
+    Anonymous,
+    /// A login waits for its turn or its answer.
+    LoggingIn,
+    LoggedIn,
+    Closing,
+}
+
+impl Standing {
+    /// The word for it on pages.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Greeting => "greeting",
+            Self::Parked => "parked",
+            Self::Attaching => "attaching",
+            Self::Anonymous => "anonymous",
+            Self::LoggingIn => "logging_in",
+            Self::LoggedIn => "logged_in",
+            Self::Closing => "closing",
+        }
+    }
 }
 
 /// Counters that move while the session lives.
@@ -75,7 +112,7 @@ pub struct Newcomer {
     pub connection: Arc<Connection>,
     /// Of a socket that shares its connection with others.
     pub stream: Option<Stream>,
-    pub pool: PoolName,
+    pub pool: Arc<Pool>,
     pub framing: Framing,
     pub tls: bool,
 }
@@ -138,10 +175,11 @@ impl Registry {
             opened: now,
             mailbox: Mailbox::default(),
             traffic: Traffic::default(),
-            limited: AtomicU32::new(0),
             place: Mutex::new(Place {
-                phase: "greeting",
-                ..Place::default()
+                standing: Standing::Greeting,
+                streamer: None,
+                refused_by: None,
+                refused_at: 0,
             }),
         });
         self.sessions.insert(id, entry.clone());
@@ -192,44 +230,29 @@ impl Entry {
     }
 
     pub fn place(&self) -> Place {
-        self.place
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.lock().clone()
     }
 
-    pub(super) fn set_place(&self, place: Place) {
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    /// The session is on this streamer.
+    pub(super) fn set_streamer(&self, streamer: StreamerId) {
+        self.lock().streamer = Some(streamer);
     }
 
-    pub(super) fn set_phase(&self, phase: &'static str) {
-        self.place
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .phase = phase;
+    pub(super) fn set_standing(&self, standing: Standing) {
+        self.lock().standing = standing;
     }
 
     /// A request was refused because of `rule`.
     pub(super) fn set_limited(&self, rule: Rule, now: Instant) {
-        let rule = Rule::ALL.iter().position(|known| *known == rule);
-        let rule = rule.and_then(|rule| u32::try_from(rule).ok()).unwrap_or(0);
-        let second = u32::try_from(now.duration_since(self.opened).as_secs()).unwrap_or(u32::MAX);
-        // One word, so that a reader sees both or neither: the rule and one in the low byte.
-        self.limited
-            .store(second << 8 | (rule + 1), Ordering::Relaxed);
+        let seconds = now.duration_since(self.opened).as_secs();
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        let mut place = self.lock();
+        place.refused_by = Some(rule);
+        place.refused_at = seconds;
     }
 
-    fn limited(&self, now: Instant) -> Option<LimitedRow> {
-        let limited = self.limited.load(Ordering::Relaxed);
-        let rule = Rule::ALL.get((limited & 0xff).checked_sub(1)? as usize)?;
-        let seconds_ago = now
-            .duration_since(self.opened)
-            .as_secs()
-            .saturating_sub(u64::from(limited >> 8));
-        (seconds_ago < LIMITED_SHOWN).then(|| LimitedRow {
-            rule: rule.label(),
-            seconds_ago,
-        })
+    fn lock(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn row(&self, now: Instant, wall: SystemTime) -> SessionRow {
@@ -240,11 +263,11 @@ impl Entry {
             id: self.id.to_string(),
             client: self.client.to_string(),
             peer: self.peer().0,
-            pool: self.pool.to_string(),
+            pool: self.pool.name().to_string(),
             framing: framing_label(self.framing),
             tls: self.tls,
-            phase: place.phase,
-            streamer: place.streamer.map(|id| id.to_string()),
+            phase: place.standing.label(),
+            streamer: place.streamer.as_ref().map(ToString::to_string),
             opened_at_unix_seconds: wall
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |since| since.saturating_sub(age).as_secs()),
@@ -253,7 +276,7 @@ impl Entry {
             messages_down: read(&self.traffic.messages_down),
             bytes_up: read(&self.traffic.bytes_up),
             bytes_down: read(&self.traffic.bytes_down),
-            limited: self.limited(now),
+            limited: limited(&place, age),
         }
     }
 }
@@ -272,6 +295,16 @@ impl Drop for Registration {
     fn drop(&mut self) {
         self.registry.sessions.remove(&self.entry.id);
     }
+}
+
+/// The last refusal, while it is worth showing, of a session of this age.
+fn limited(place: &Place, age: Duration) -> Option<LimitedRow> {
+    let rule = place.refused_by?;
+    let seconds_ago = age.as_secs().saturating_sub(u64::from(place.refused_at));
+    (seconds_ago < LIMITED_SHOWN).then(|| LimitedRow {
+        rule: rule.label(),
+        seconds_ago,
+    })
 }
 
 /// Seconds for which a refusal is shown.

@@ -25,7 +25,7 @@ use super::{
     inspect::{Effect, FromClient, FromStreamer},
     mailbox::Command,
     pump::{Fed, Held, Lane, Later, Outlet, Pump, Stop, Target},
-    registry::Registration,
+    registry::{Registration, Standing},
     shared::Shared,
 };
 use crate::{
@@ -73,7 +73,7 @@ struct State {
     own: Option<Box<Own>>,
     /// The session's place in the gauge of its phase, and which one that is.
     counted: Counted,
-    counted_as: u8,
+    counted_as: Standing,
     terms_version: u32,
     /// Bytes that may wait for the client.
     buffer: u32,
@@ -169,7 +169,7 @@ impl Relay {
                 ends: Ends::default(),
                 own: None,
                 counted: Counted::new(&shared.meters.greeting),
-                counted_as: 0,
+                counted_as: Standing::Greeting,
                 terms_version,
                 buffer: bounded(terms.buffer),
                 registration,
@@ -776,28 +776,22 @@ impl State {
 
     fn record(&mut self, flowed: Flowed) {
         let meters = &self.shared.meters;
-        let (counted_as, gauge) = match (self.session.phase(), self.session.login_state()) {
-            (Phase::Greeting, _) => (0, &meters.greeting),
-            (Phase::Attaching, _) => (1, &meters.attaching),
-            (Phase::Live, LoginState::Out) => (2, &meters.anonymous),
-            (Phase::Live, LoginState::Under) => (3, &meters.logging_in),
-            (Phase::Live, LoginState::In) => (4, &meters.logged_in),
-            (Phase::Orphaned | Phase::Closing(_) | Phase::Ended(_), _) => (5, &meters.closing),
+        let (standing, gauge) = match (self.session.phase(), self.session.login_state()) {
+            (Phase::Greeting, _) => (Standing::Greeting, &meters.greeting),
+            (Phase::Attaching, _) => (Standing::Attaching, &meters.attaching),
+            (Phase::Live, LoginState::Out) => (Standing::Anonymous, &meters.anonymous),
+            (Phase::Live, LoginState::Under) => (Standing::LoggingIn, &meters.logging_in),
+            (Phase::Live, LoginState::In) => (Standing::LoggedIn, &meters.logged_in),
+            (Phase::Orphaned | Phase::Closing(_) | Phase::Ended(_), _) => {
+                (Standing::Closing, &meters.closing)
+            }
         };
-        if counted_as != self.counted_as {
-            self.counted_as = counted_as;
+        if standing != self.counted_as {
+            self.counted_as = standing;
             self.counted = Counted::new(gauge);
-            // The attachment tells the phases before these itself.
-            if let Some(label) = [
-                None,
-                None,
-                Some("anonymous"),
-                Some("logging_in"),
-                Some("logged_in"),
-                Some("closing"),
-            ][usize::from(counted_as)]
-            {
-                self.registration.entry().set_phase(label);
+            // The attachment tells whether it is still parked.
+            if standing != Standing::Attaching {
+                self.registration.entry().set_standing(standing);
             }
         }
         let traffic = &self.registration.entry().traffic;

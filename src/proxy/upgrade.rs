@@ -160,7 +160,7 @@ impl Visit<'_> {
             client: self.client.addr,
             connection: self.connection.clone(),
             stream,
-            pool: self.pool.name().clone(),
+            pool: self.pool.clone(),
             framing: self.framing(),
             tls: self.client.tls,
         };
@@ -414,7 +414,7 @@ async fn begin(
         host = opening.request.host,
         framing = framing_label(opening.framing),
         tls = entry.tls,
-        pool = %entry.pool,
+        pool = %entry.pool.name(),
     );
     opening.early = early;
     let now = Instant::now();

@@ -262,7 +262,6 @@ mod tests {
     fn a_pause_forgives() {
         let mut limiter = Limiter::default();
         let mut now = Duration::from_secs(5);
-        let start = now;
         for _ in 0..10 {
             assert!(!matches!(
                 limiter.charge(&allowance(), 100, 10, now),
