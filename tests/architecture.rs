@@ -122,6 +122,23 @@ struct Confined {
     why: &'static str,
 }
 
+/// A test that sleeps hopes that something has happened meanwhile. Waiting for a condition is what
+/// `tests/support/mod.rs` is for.
+#[test]
+fn no_test_sleeps() {
+    let mut faults = String::new();
+    for file in rust_files("tests") {
+        let text = fs::read_to_string(&file).expect("a source file is readable");
+        let code = code_and_tests(&text, Keep::Code);
+        for (line, text) in code.lines().enumerate() {
+            if text.contains("sleep(") {
+                let _ = writeln!(faults, "{}:{}", file.display(), line + 1);
+            }
+        }
+    }
+    assert!(faults.is_empty(), "these wait for time to pass:\n{faults}");
+}
+
 #[test]
 fn imports_go_down() {
     let mut faults = String::new();
@@ -188,7 +205,7 @@ fn crates_and_clocks_stay_in_their_places() {
 #[test]
 fn metric_names_stand_in_one_file() {
     let mut faults = String::new();
-    for path in rust_files() {
+    for path in rust_files("src") {
         if path.ends_with("telemetry/names.rs") {
             continue;
         }
@@ -312,7 +329,7 @@ fn word(text: &str) -> String {
 
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    rust_files()
+    rust_files("src")
         .into_iter()
         // A module that is `#[cfg(test)] mod tests;` in its parent.
         .filter(|file| !file.ends_with("tests.rs"))
@@ -327,12 +344,12 @@ fn sources() -> Vec<Source> {
         .collect()
 }
 
-fn rust_files() -> Vec<PathBuf> {
+fn rust_files(folder: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("src is readable") {
-            let path = entry.expect("src is readable").path();
+        for entry in fs::read_dir(folder).expect("the folder is readable") {
+            let path = entry.expect("the folder is readable").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -341,7 +358,7 @@ fn rust_files() -> Vec<PathBuf> {
         }
     }
     files.sort();
-    assert!(files.len() > 10, "src was not found");
+    assert!(files.len() > 10, "{folder} was not found");
     files
 }
 
