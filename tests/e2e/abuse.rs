@@ -13,7 +13,10 @@ use ddp_gateway::demo::streamer::Streamer;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::{
+    runtime,
+    task::{JoinHandle, spawn_blocking},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
@@ -31,7 +34,10 @@ use crate::support::{
 const NEIGHBOURS: usize = 8;
 /// Round trips of each of them in a round.
 const ROUND: usize = 150;
-const ROUNDS: usize = 3;
+/// Rounds to learn what is usual, and rounds of which one has to be so. What slows the neighbours
+/// down because of the one who misbehaves is in all of them; what the machine does besides is not.
+const USUAL_ROUNDS: usize = 3;
+const ROUNDS: usize = 12;
 
 struct Street {
     gateway: Gateway,
@@ -83,7 +89,10 @@ impl Street {
             series: 0,
             _folder: folder,
         };
-        street.usual = street.round_trip().await;
+        street.usual = Duration::MAX;
+        for _ in 0..USUAL_ROUNDS {
+            street.usual = street.usual.min(street.round().await);
+        }
         let metrics = street.metrics().await;
         street.heap = metrics.sum("heap_bytes", &[]);
         street.series = metrics.text().lines().count();
@@ -91,28 +100,33 @@ impl Street {
         street
     }
 
-    /// 99 of 100 round trips of the neighbours are not longer; of some rounds the best one, because
-    /// the machine has other things to do as well.
-    async fn round_trip(&mut self) -> Duration {
-        let mut best = Duration::MAX;
-        for _ in 0..ROUNDS {
-            let rounds = self.neighbours.iter_mut().map(ping_often);
-            let mut times: Vec<Duration> = join_all(rounds).await.concat();
-            times.sort();
-            best = best.min(times[times.len() * 99 / 100]);
-        }
-        best
+    /// 99 of 100 round trips of the neighbours in one round are not longer.
+    async fn round(&mut self) -> Duration {
+        let rounds = self.neighbours.iter_mut().map(ping_often);
+        let mut times: Vec<Duration> = join_all(rounds).await.concat();
+        times.sort();
+        times[times.len() * 99 / 100]
     }
 
     /// To be called while somebody misbehaves.
     async fn feels_nothing(&mut self) {
-        let now = self.round_trip().await;
         let most = 3 * self.usual + Duration::from_millis(10);
-        println!(
-            "p99 of the neighbours: {:?} before, {now:?} now",
+        let mut seen = Vec::new();
+        while seen.len() < ROUNDS {
+            let now = self.round().await;
+            seen.push(now);
+            if now < most && seen.len() >= USUAL_ROUNDS {
+                println!(
+                    "p99 of the neighbours: {:?} before, now {seen:?}",
+                    self.usual
+                );
+                return;
+            }
+        }
+        panic!(
+            "p99 of the neighbours: {:?} before, now {seen:?}",
             self.usual
         );
-        assert!(now < most, "{now:?} instead of {:?}", self.usual);
     }
 
     /// When it is over: memory is back, and no series has come from what a client made up.
@@ -240,7 +254,7 @@ impl Script {
     ) -> Self {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let floods = tokio::spawn(async move {
+        let script = async move {
             let mut floods = Vec::new();
             while !stopped.is_cancelled() || floods.len() < 3 {
                 let mut client = Client::raw(address, Way::Plain).await;
@@ -249,6 +263,11 @@ impl Script {
                 floods.push(flood(client, &request).await);
             }
             floods
+        };
+        // On a thread of its own: the neighbours and the streamers are not to wait for it in here.
+        let floods = spawn_blocking(|| {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(script)
         });
         Self { stop, floods }
     }
@@ -285,7 +304,7 @@ async fn one_who_floods_methods_is_answered_and_then_closed() {
     let floods = script.ended().await;
     // Ten at once, and one more in each second.
     assert!((10..20).contains(&floods[0].served), "{:?}", floods[0]);
-    let pings = 2 * NEIGHBOURS * ROUND * ROUNDS;
+    let pings = NEIGHBOURS * ROUND * (USUAL_ROUNDS + 2 * ROUNDS);
     let passed = street.messages_in() - before;
     assert!(passed < 100 + (pings + 2 * floods.len()) as u64, "{passed}");
     // Nobody else from there is meant.
@@ -344,11 +363,10 @@ async fn one_who_never_reads_is_closed_with_1013() {
     let mut readers = join_all(readers).await;
     let workspace = street.servers.streamers[0].workspace().clone();
     // 32 MiB: more than the kernel and the gateway keep for one client.
-    let publishing = tokio::spawn(async move {
+    let publishing = spawn_blocking(move || {
         let text = "x".repeat(32 << 10);
         for n in 0..1024 {
             workspace.publish("stream-notify-all", "news", &[json!(n), json!(text)]);
-            tokio::task::yield_now().await;
         }
     });
     let admin = street.admin;

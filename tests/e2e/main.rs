@@ -8,7 +8,6 @@ mod support;
 mod abuse;
 mod access_log;
 mod admin;
-mod dialogue;
 mod drain;
 mod hostile;
 mod http;
