@@ -34,5 +34,5 @@ pub use self::{
     crowd::{Crowd, Person, Target},
     kind::Kind,
     pulse::Pulse,
-    tally::{Ended, Tally},
+    tally::{Ended, Spread, Tally},
 };

@@ -2,7 +2,7 @@
 //!
 //! The gateway is a process of its own, the streamers and the users are in this one. By hand:
 //!
-//!     STORM_CLIENTS=5000 cargo nextest run --test storm --no-capture
+//!     STORM_CLIENTS=5000 cargo test --test storm -- --nocapture everybody
 //!
 //! What is printed says how the users fared, and how late the machine itself was.
 
@@ -43,6 +43,9 @@ async fn everybody_comes_back_and_logins_are_paced() {
     assert!(free.all.slowest > paced.all.slowest, "{:?}", free.all);
 }
 
+/// Browsers are judged only while this process is not later than that for what is due.
+const TOLERABLE: Duration = Duration::from_millis(100);
+
 /// One storm, in which everything holds that has to hold in every storm.
 async fn through(name: &str, weather: &Weather) -> Outcome {
     let scene = Scene::start(weather).await;
@@ -77,11 +80,13 @@ fn report(name: &str, weather: &Weather, outcome: &Outcome) {
     let each: Vec<usize> = outcome.each.iter().map(|one| one.most_in_flight).collect();
     println!(
         "{name}: {} clients, {} streamers; settled {:.1?} after the streamers were back\n\
-         {}\n    logins      most in flight {}, on each streamer {each:?}, most in a second {}, \
+         \x20   machine     late by {}\n{}\n\
+         \x20   logins      most in flight {}, on each streamer {each:?}, most in a second {}, \
          slowest there {:.1?}",
         weather.clients,
         weather.streamers,
         outcome.settled,
+        outcome.late,
         outcome.tally,
         outcome.all.most_in_flight,
         outcome.all.most_per_second,
@@ -107,13 +112,15 @@ fn calm(weather: &Weather, outcome: &Outcome) {
         most <= 4 && dense <= 3,
         "{most} attempts of one client, {dense} of them within a second"
     );
-    // Two for each browser that gave the WebSocket up; that takes 0.6 s without an answer, which a
-    // busy machine may be the reason of.
-    assert!(
-        tally.fallbacks <= weather.clients as u64 / 50,
-        "browsers went to polling: {}",
-        tally.fallbacks
-    );
+    // Two for each browser that gave the WebSocket up, which it does after 0.6 s without an answer.
+    // On a machine that is itself late that says nothing about the gateway.
+    if outcome.late.at(0.99) < TOLERABLE {
+        assert!(
+            tally.fallbacks <= weather.clients as u64 / 50,
+            "browsers went to polling: {}",
+            tally.fallbacks
+        );
+    }
     assert!(
         outcome.in_time >= 0.99,
         "only {:.2} % of the upgrades were answered within 50 ms",

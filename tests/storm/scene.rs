@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use crate::{
     support::{metrics::Metrics, process::Gateway, until},
-    users::{Crowd, Kind, Person, Pulse, Standing, Tally, Target},
+    users::{Crowd, Kind, Person, Pulse, Spread, Standing, Tally, Target},
 };
 
 /// What is different from storm to storm.
@@ -77,6 +77,8 @@ pub(crate) struct Scene {
 pub(crate) struct Outcome {
     /// From the return of the streamers until everybody was settled.
     pub(crate) settled: Duration,
+    /// How late the users' process was for what it wanted to do.
+    pub(crate) late: Spread,
     /// The users' view, from the death of the streamers on.
     pub(crate) tally: Tally,
     /// Most logins in flight and so on since the start, on each streamer and on all.
@@ -162,9 +164,10 @@ impl Scene {
         }
         self.everybody_is_settled().await;
         let settled = back.elapsed();
-        println!("    machine     late by {}", self.pulse.take());
+        let late = self.pulse.take();
         Outcome {
             settled,
+            late,
             tally: board.take(),
             each: self
                 .streamers
