@@ -2,8 +2,9 @@
 //!
 //! *The session belongs to the gateway; both of its ends can be replaced.* A client holds one
 //! WebSocket to the gateway; behind it the gateway holds a leg to a streamer. Because the gateway
-//! reads DDP it can let a client wait, choose its streamer by what its first message says, and end
-//! it with a code that the client understands. A proxy that copies bytes after the 101 cannot.
+//! reads DDP it can let a client wait, choose its streamer by what its first message says, pace its
+//! login, refuse a single call in its own language, and end it with a code that it understands. A
+//! proxy that copies bytes after the 101 cannot.
 //!
 //! # Words
 //!
@@ -90,8 +91,16 @@
 //! 4. `Live`: each direction reads into the thread's scratch buffer, the cursor follows the frames,
 //!    the start of each message is judged, and the bytes are written on as they came. Only what the
 //!    other side does not take is kept, within a bound per client and a budget for the process.
-//! 5. Control frames end at the gateway. Pings are answered here, closes are translated.
-//! 6. The end: close frames on both sides at frame boundaries, two seconds at most, one log line.
+//! 5. Each request of the client is read whole and noted in the session's journal, up to 64 KiB of it;
+//!    of the streamer's messages only answers are read, events pass on a look at their beginning.
+//!    What is over a quota is answered here, what breaks the protocol is closed here with the
+//!    streamer's code. Batches are split, answers to several ids too, a subscription with an id in
+//!    use is swallowed, and so is an answer that nobody asked for.
+//! 6. A `login`, and everything behind it, waits for its turn ([`pool::logins`]) beside the bytes that
+//!    pass: pings go on, and the client hears one of ours every 12 s. One permit covers all logins
+//!    that a client has sent without waiting, since a streamer runs them one after the other.
+//! 7. Control frames end at the gateway. Pings are answered here, closes are translated.
+//! 8. The end: close frames on both sides at frame boundaries, two seconds at most, one log line.
 //!
 //! # Invariants
 //!
@@ -105,6 +114,12 @@
 //! - Discovery reports complete sets. An empty or failed answer never empties a pool.
 //! - The streamer's close code 4000 never reaches a client: React Native takes it for its own goodbye
 //!   and stays away.
+//! - `updated` reaches a client after its `result`, once, and never unasked: Meteor's client throws.
+//! - Quotas are charged with a lock of one of many shards, once per request of a client; what comes
+//!   from a streamer takes none. A penalty is on a user, or on a client that is nobody, never on an
+//!   address: clients without a login are told apart by a number in the affinity cookie, programs
+//!   that keep no cookies by address and user agent.
+//! - A token is kept in the journal only, in memory only, and shown nowhere.
 //! - A second `connected` never reaches a client, and nothing a client sent reaches a streamer twice.
 
 // F0

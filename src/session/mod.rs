@@ -2,6 +2,13 @@
 //!
 //! Knows frames and DDP, but no pool, no socket and no clock: the relay tells it what arrived and
 //! when, and asks it what to do.
+//!
+//! [`Session::handle_client`] and [`Session::handle_streamer`] judge a message by its beginning and
+//! give a [`Verdict`]; what is not clear by then is put together by the relay and comes back to
+//! [`Session::handle_assembled`]. What a message causes besides, an answer of the gateway's own or
+//! something to count, goes to [`Effects`]. `machine` has the phases and timers, `client` and
+//! `streamer` the two sides of the dialogue, [`journal`] what was asked and is unanswered, [`quota`]
+//! how much may be asked.
 
 mod book;
 mod client;
