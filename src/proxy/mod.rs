@@ -11,6 +11,7 @@ mod http;
 mod inspect;
 pub mod mailbox;
 mod meters;
+mod outlet;
 mod pace;
 mod pump;
 mod record;

@@ -5,15 +5,10 @@
 //! them are here than that and the message has not ended, which is rare, or when its whole text is
 //! wanted. Nothing is allocated for a message that arrives in one read.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
-
 use tokio::io::AsyncWrite;
 
+use super::outlet::{Lane, Outlet};
 use crate::{
-    base::chunk::{Backlog, Full},
     session::{Disconnect, Verdict},
     ws::{
         CloseFrame, ControlPayload, FrameCursor, Mask, OpCode, Piece, ProtocolError, Sender,
@@ -80,13 +75,6 @@ impl Passed {
             later: frames,
         }
     }
-}
-
-/// Two ways to the same receiver: `Later` is what waits until the session lets it go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
-    Now,
-    Later,
 }
 
 /// What one call of [`Pump::feed`] went through.
@@ -483,113 +471,6 @@ impl Held {
     }
 }
 
-/// Where passed bytes go: to the socket while it takes them, else to the backlog.
-pub(super) struct Outlet<'a, 'w, S> {
-    pub(super) target: Target<'a, S>,
-    pub(super) backlog: &'a mut Backlog,
-    /// Where [`Lane::Later`] leads; nothing may be held where there is none.
-    pub(super) later: Option<&'a mut Later>,
-    /// The way of what is written next.
-    pub(super) lane: Lane,
-    pub(super) cx: &'a mut Context<'w>,
-    /// Bytes the receiver has taken.
-    pub(super) taken: u64,
-}
-
-/// What waits until the session lets it go on; takes no memory while empty.
-#[derive(Debug, Default)]
-pub(super) struct Later(Option<Box<Backlog>>);
-
-impl Later {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_none()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |waiting| waiting.len())
-    }
-
-    /// Appends what waits to `backlog`.
-    pub(super) fn release(&mut self, backlog: &mut Backlog) -> Result<(), Full> {
-        match self.0.take() {
-            Some(waiting) => backlog.append(*waiting),
-            None => Ok(()),
-        }
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.0 = None;
-    }
-}
-
-/// Who receives.
-pub(super) enum Target<'a, S> {
-    Stream(&'a mut S),
-    /// Nobody yet: the backlog keeps everything.
-    Later,
-    /// Nobody any more.
-    Nobody,
-}
-
-impl<S: AsyncWrite + Unpin> Outlet<'_, '_, S> {
-    /// Takes all of `bytes` or fails.
-    pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        if let (Lane::Later, Some(later)) = (self.lane, &mut self.later) {
-            if let Target::Nobody = self.target {
-                return Ok(());
-            }
-            let waiting = later
-                .0
-                .get_or_insert_with(|| Box::new(self.backlog.sibling()));
-            return waiting.push(bytes, usize::MAX).map_err(|Full| Stop::Full);
-        }
-        match &mut self.target {
-            Target::Nobody => return Ok(()),
-            Target::Later => {}
-            Target::Stream(stream) if self.backlog.is_empty() => {
-                while !bytes.is_empty() {
-                    match Pin::new(&mut **stream).poll_write(self.cx, bytes) {
-                        Poll::Ready(Ok(0) | Err(_)) => return Err(Stop::Broken),
-                        Poll::Ready(Ok(taken)) => {
-                            self.taken += taken as u64;
-                            bytes = &bytes[taken..];
-                        }
-                        Poll::Pending => break,
-                    }
-                }
-            }
-            Target::Stream(_) => {}
-        }
-        self.backlog
-            .push(bytes, usize::MAX)
-            .map_err(|Full| Stop::Full)
-    }
-
-    /// Offers the backlog to the receiver.
-    pub(super) fn flush(&mut self) -> Result<(), Stop> {
-        let Target::Stream(stream) = &mut self.target else {
-            return Ok(());
-        };
-        while !self.backlog.is_empty() {
-            match Pin::new(&mut **stream).poll_write(self.cx, self.backlog.front()) {
-                Poll::Ready(Ok(0) | Err(_)) => return Err(Stop::Broken),
-                Poll::Ready(Ok(taken)) => {
-                    self.taken += taken as u64;
-                    self.backlog.advance(taken);
-                }
-                Poll::Pending => break,
-            }
-        }
-        match Pin::new(&mut **stream).poll_flush(self.cx) {
-            Poll::Ready(Err(_)) => Err(Stop::Broken),
-            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
-        }
-    }
-}
-
 fn check_text(
     utf8: &mut Utf8Check,
     bytes: &[u8],
@@ -628,9 +509,10 @@ mod tests {
 
     use proptest::prelude::{Strategy, any, prop, prop_assert_eq, prop_oneof, proptest};
 
-    use super::{Held, Inspector, Lane, Later, Outlet, PEEK_BYTES, Passed, Pump, Stop, Target};
+    use super::{Held, Inspector, PEEK_BYTES, Passed, Pump, Stop};
     use crate::{
         base::chunk::{Backlog, Budget},
+        proxy::outlet::{Lane, Later, Outlet, Target},
         session::{Disconnect, Verdict},
         ws::{ControlPayload, FrameHeader, MAX_HEADER, Mask, OpCode, ProtocolError, Sender},
     };
@@ -723,9 +605,7 @@ mod tests {
 
     fn drain(mut later: Later) -> Vec<u8> {
         let mut backlog = Backlog::new(Arc::new(Budget::new(usize::MAX)));
-        if let Some(waiting) = later.0.take() {
-            backlog = *waiting;
-        }
+        later.release(&mut backlog).unwrap();
         let mut out = Vec::new();
         while !backlog.is_empty() {
             let taken = backlog.front().len();

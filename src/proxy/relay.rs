@@ -5,40 +5,39 @@
 //! Each direction reads into the thread's scratch and writes on at once; only what the other side
 //! does not take is kept.
 
+mod ending;
+mod record;
+
 use std::{
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use pin_project_lite::pin_project;
-use tokio::{io::AsyncWrite, time::Sleep};
-use tracing::info;
+use tokio::time::Sleep;
 
 use super::{
-    attach::{Attached, Opening, attach, text_frame},
+    attach::{Attached, Opening, attach},
     inspect::{Effect, FromClient, FromStreamer},
     mailbox::Command,
-    pump::{Fed, Held, Lane, Later, Outlet, Pump, Stop, Target},
+    outlet::{Lane, Later, Outlet, Target},
+    pump::{Fed, Held, Pump},
     registry::{Registration, Standing},
     shared::Shared,
 };
 use crate::{
     base::chunk::{Backlog, SCRATCH_BYTES, with_scratch},
-    ddp::{self, Framing, wrap_for_client},
     net::stream::{Downstream, Upstream},
     pool::{
         Outcome, Permit,
         logins::{LoginOutcome, LoginPermit, LoginTicket},
     },
-    session::{Action, Disconnect, LoginState, Phase, Session, limits::Over},
+    session::{Disconnect, Phase, Session, limits::Over},
     telemetry::meters::Counted,
-    ws::{CloseCode, CloseFrame, ControlFrame, ControlPayload, Sender},
+    ws::{ControlFrame, ControlPayload, Sender},
 };
 
 pin_project! {
@@ -551,73 +550,6 @@ impl State {
         }
     }
 
-    /// Keeps frames for the client until they may stand between those of the streamer.
-    fn keep_own(&mut self, pong: Option<Box<ControlPayload>>, texts: &[u8]) {
-        if pong.is_none() && texts.is_empty() {
-            return;
-        }
-        let own = self.own.get_or_insert_default();
-        if pong.is_some() {
-            own.pong = pong;
-        }
-        own.texts.extend_from_slice(texts);
-    }
-
-    /// A frame of our own towards the streamer; dropped when it does not fit in here.
-    fn push_up(&mut self, frame: &ControlFrame) {
-        if self.leg.is_some() && !self.ends.leg_told && self.up_pump.at_frame_boundary() {
-            // A streamer that pings and does not read, or a process out of its budget: the streamer
-            // then misses a pong.
-            let _ = self.up_backlog.push(frame.as_bytes(), HELD_BYTES);
-        }
-    }
-
-    fn stop_client(&mut self, stop: Stop, now: Instant) {
-        match stop {
-            Stop::Closed(frame) => {
-                self.ends.client_done = true;
-                let code = frame.map(|frame| frame.code.0);
-                self.session.close(Disconnect::ClientClosed(code), now);
-            }
-            Stop::Protocol(error) => {
-                self.ends.client_deaf = true;
-                self.session.close(Disconnect::ClientProtocol(error), now);
-            }
-            Stop::Disconnect(reason) => {
-                self.ends.client_deaf = true;
-                self.session.close(reason, now);
-            }
-            Stop::Full => {
-                self.ends.client_deaf = true;
-                self.session.close(Disconnect::Overload, now);
-            }
-            Stop::Broken => self.lose_leg(now),
-        }
-    }
-
-    fn stop_leg(&mut self, stop: Stop, now: Instant) {
-        match stop {
-            Stop::Closed(frame) => {
-                self.ends.leg_done = true;
-                let code = frame.map(|frame| frame.code.0);
-                self.session.close(Disconnect::StreamerClosed(code), now);
-            }
-            Stop::Protocol(error) => {
-                self.ends.leg_done = true;
-                if let Some(leg) = &self.leg {
-                    leg.permit.streamer().report(Outcome::Reset, now);
-                }
-                self.session.close(Disconnect::StreamerProtocol(error), now);
-            }
-            Stop::Disconnect(reason) => self.session.close(reason, now),
-            Stop::Full => self.session.close(Disconnect::Overload, now),
-            Stop::Broken => {
-                self.ends.client_done = true;
-                self.session.end(Disconnect::ClientGone);
-            }
-        }
-    }
-
     /// The leg ended without a goodbye.
     fn lose_leg(&mut self, now: Instant) {
         self.up_backlog.clear();
@@ -632,97 +564,6 @@ impl State {
         leg.permit.streamer().report(Outcome::Reset, now);
         let delay = LOSS_SPREAD.mul_f64(rand::random::<f64>());
         self.session.handle_leg_lost(delay, now);
-    }
-
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::PingClient => {
-                if self.down_pump.at_frame_boundary()
-                    && let Ok(ping) = ControlFrame::ping(b"", None)
-                {
-                    let _ = self.down_backlog.push(ping.as_bytes(), usize::MAX);
-                }
-                // What SockJS clients take for a sign of life.
-                if self.session.framing() == Framing::SockJs {
-                    self.keep_own(None, &text_frame(HEARTBEAT));
-                }
-            }
-            Action::PingStreamer => {
-                if let Ok(ping) = ControlFrame::ping(b"", Some(rand::random())) {
-                    self.push_up(&ping);
-                }
-            }
-            Action::KeepAlive => {
-                let ping = wrap_for_client(self.session.framing(), ddp::message::PING);
-                self.keep_own(None, &text_frame(&ping));
-            }
-            Action::Close(reason) => {
-                self.stage = Stage::Idle;
-                self.later.clear();
-                self.ends.client_due = (!self.ends.client_told).then_some(reason);
-                self.close_leg(reason);
-            }
-            // The flush that ends the pass is the goodbye's only try: the socket's buffer takes a
-            // dozen bytes, or the streamer is stuck.
-            Action::End(reason) => self.close_leg(reason),
-        }
-    }
-
-    /// Says goodbye to the streamer, or leaves without when that would cut a frame in two.
-    fn close_leg(&mut self, reason: Disconnect) {
-        if self.leg.is_none() || self.ends.leg_told {
-            return;
-        }
-        if !self.up_pump.at_frame_boundary() {
-            self.leg = None;
-            self.up_backlog.clear();
-            return;
-        }
-        let close = CloseFrame::new(CloseCode(reason.leg_close_code()), "");
-        let frame = ControlFrame::close(Some(&close), Some(rand::random()));
-        self.ends.leg_told = true;
-        let _ = self.up_backlog.push(frame.as_bytes(), usize::MAX);
-    }
-
-    /// Pongs, messages of our own and the close frame, where the stream towards the client allows
-    /// them.
-    fn write_own_frames(&mut self, now: Instant) {
-        if !self.down_pump.at_frame_boundary() || self.ends.client_told {
-            return;
-        }
-        if let Some(mut own) = self.own.take() {
-            if let Some(payload) = own.pong.take() {
-                let pong = ControlFrame::pong_to(&payload, None);
-                let _ = self.down_backlog.push(pong.as_bytes(), usize::MAX);
-            }
-            if !own.texts.is_empty() {
-                if self.down_pump.at_message_boundary() {
-                    self.push_texts(&own.texts, now);
-                } else if own.texts.len() > self.buffer as usize {
-                    self.session.close(Disconnect::SlowConsumer, now);
-                } else {
-                    self.own = Some(own);
-                }
-            }
-        }
-        if let Some(reason) = self.ends.client_due.take() {
-            let close = CloseFrame::new(CloseCode(reason.close_code()), reason.reason());
-            let frame = ControlFrame::close(Some(&close), None);
-            let _ = self.down_backlog.push(frame.as_bytes(), usize::MAX);
-            self.ends.client_told = true;
-        }
-    }
-
-    /// Messages of our own count like those of the streamer: who does not read them is slow.
-    fn push_texts(&mut self, texts: &[u8], now: Instant) {
-        if !self.down_backlog.is_empty() {
-            self.down_waiting = self.down_waiting.saturating_add(1);
-        }
-        if self.down_backlog.len() >= self.buffer as usize {
-            self.session.close(Disconnect::SlowConsumer, now);
-        } else if self.down_backlog.push(texts, usize::MAX).is_err() {
-            self.session.close(Disconnect::Overload, now);
-        }
     }
 
     fn flush(&mut self, cx: &mut Context<'_>, flowed: &mut Flowed, now: Instant) {
@@ -757,94 +598,6 @@ impl State {
         self.session
             .handle_client_output(waiting, flowed.taken > 0, now);
     }
-
-    /// Ends the session when both sides have said what they had to.
-    fn finish(&mut self, cx: &mut Context<'_>) {
-        let Phase::Closing(reason) = self.session.phase() else {
-            return;
-        };
-        let told = self.ends.client_told && self.down_backlog.is_empty();
-        // A client that cannot be told, because a frame towards it was cut, is just left.
-        let mute = self.ends.client_due.is_some() && self.leg.is_none();
-        let client = self.ends.client_done && told || mute;
-        let leg = self.leg.is_none() || self.ends.leg_done && self.up_backlog.is_empty();
-        if (told || mute) && Pin::new(&mut self.down).poll_shutdown(cx).is_ready() && client && leg
-        {
-            self.session.end(reason);
-        }
-    }
-
-    fn record(&mut self, flowed: Flowed) {
-        let meters = &self.shared.meters;
-        let (standing, gauge) = match (self.session.phase(), self.session.login_state()) {
-            (Phase::Greeting, _) => (Standing::Greeting, &meters.greeting),
-            (Phase::Attaching, _) => (Standing::Attaching, &meters.attaching),
-            (Phase::Live, LoginState::Out) => (Standing::Anonymous, &meters.anonymous),
-            (Phase::Live, LoginState::Under) => (Standing::LoggingIn, &meters.logging_in),
-            (Phase::Live, LoginState::In) => (Standing::LoggedIn, &meters.logged_in),
-            (Phase::Orphaned | Phase::Closing(_) | Phase::Ended(_), _) => {
-                (Standing::Closing, &meters.closing)
-            }
-        };
-        if standing != self.counted_as {
-            self.counted_as = standing;
-            self.counted = Counted::new(gauge);
-            // The attachment tells whether it is still parked.
-            if standing != Standing::Attaching {
-                self.registration.entry().set_standing(standing);
-            }
-        }
-        let traffic = &self.registration.entry().traffic;
-        if flowed.bytes_up > 0 {
-            meters.bytes_up.increment(flowed.bytes_up);
-            meters.messages_up.increment(flowed.messages_up);
-            traffic
-                .bytes_up
-                .fetch_add(flowed.bytes_up, Ordering::Relaxed);
-            traffic
-                .messages_up
-                .fetch_add(flowed.messages_up, Ordering::Relaxed);
-        }
-        if flowed.bytes_down > 0 {
-            meters.bytes_down.increment(flowed.bytes_down);
-            meters.messages_down.increment(flowed.messages_down);
-            traffic
-                .bytes_down
-                .fetch_add(flowed.bytes_down, Ordering::Relaxed);
-            traffic
-                .messages_down
-                .fetch_add(flowed.messages_down, Ordering::Relaxed);
-        }
-    }
-
-    /// The metric and the log line of the end.
-    fn record_end(&self, reason: Disconnect, now: Instant) {
-        let age = self.registration.age(now);
-        self.shared.meters.session_seconds.record(age);
-        self.shared
-            .meters
-            .closed(reason.label(), reason.by())
-            .increment(1);
-        let entry = self.registration.entry();
-        let place = entry.place();
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        info!(
-            target: "access",
-            event = "socket_close",
-            session = %entry.id,
-            client = %entry.client,
-            peer = %entry.peer(),
-            streamer = place.streamer.as_ref().map(|id| id.as_str()),
-            reason = reason.label(),
-            close_code = reason.close_code(),
-            closed_by = reason.by().label(),
-            messages_up = read(&entry.traffic.messages_up),
-            messages_down = read(&entry.traffic.messages_down),
-            bytes_up = read(&entry.traffic.bytes_up),
-            bytes_down = read(&entry.traffic.bytes_down),
-            duration_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-        );
-    }
 }
 
 fn is_closing(session: &Session) -> bool {
@@ -855,9 +608,6 @@ fn is_closing(session: &Session) -> bool {
 fn bounded(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
-
-/// The SockJS heartbeat frame.
-const HEARTBEAT: &[u8] = b"h";
 
 /// Reads per direction and pass; each is at most [`SCRATCH_BYTES`].
 const READS: usize = 2;
