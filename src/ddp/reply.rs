@@ -47,6 +47,16 @@ pub fn ready(id: &str) -> String {
     to_json(&Ready { subs: [id] })
 }
 
+/// `nosub` without an error: the subscription is over, or there was none.
+pub fn nosub(id: &str) -> String {
+    #[derive(Serialize)]
+    #[serde(tag = "msg", rename = "nosub")]
+    struct Nosub<'a> {
+        id: &'a str,
+    }
+    to_json(&Nosub { id })
+}
+
 /// `updated` for one method.
 pub fn updated(id: &str) -> String {
     #[derive(Serialize)]

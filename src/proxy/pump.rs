@@ -596,15 +596,15 @@ mod tests {
                 taken: 0,
             };
             if let Err(stop) = pump.feed(piece, &mut outlet, &mut letters) {
-                return (out, drain(later), letters, Some(stop));
+                backlog.clear();
+                return (out, drain(later, backlog), letters, Some(stop));
             }
         }
         assert!(backlog.is_empty());
-        (out, drain(later), letters, None)
+        (out, drain(later, backlog), letters, None)
     }
 
-    fn drain(mut later: Later) -> Vec<u8> {
-        let mut backlog = Backlog::new(Arc::new(Budget::new(usize::MAX)));
+    fn drain(mut later: Later, mut backlog: Backlog) -> Vec<u8> {
         later.release(&mut backlog).unwrap();
         let mut out = Vec::new();
         while !backlog.is_empty() {

@@ -217,7 +217,12 @@ impl Session {
                     .book
                     .as_mut()
                     .is_some_and(|book| book.journal.wants_end(&id));
-                if known { self.lane() } else { Verdict::Drop }
+                if known {
+                    return self.lane();
+                }
+                // Meteor's server answers these, a streamer does not; simpleddp waits for it.
+                turn.effects.reply(reply::nosub(&id));
+                Verdict::Drop
             }
             // Not behind a login that waits: a client that gets no pong gives up.
             Request::Ping { .. } if live => Verdict::Forward,

@@ -223,7 +223,7 @@ impl Session {
         let offered = book.offered.take();
         match LoginReply::parse(json) {
             Ok(LoginReply::Done { user, token }) => {
-                let token = token.or(offered.map(|offered| *offered));
+                let token = token.or_else(|| offered.map(|offered| *offered));
                 let token = token.as_ref().map(|token| token.expose().as_str());
                 book.journal.log_in(&user, token);
                 book.asker.user = Some(turn.quotas.key(&[b"user", user.as_bytes()]));
