@@ -185,7 +185,10 @@ impl Inspector for FromStreamer<'_> {
     }
 
     fn oversized(&mut self, prefix: &[u8]) -> Verdict {
-        self.session.handle_streamer_oversized(prefix)
+        let Self {
+            session, effect, ..
+        } = self;
+        session.handle_streamer_oversized(prefix, &mut turn(effect))
     }
 
     fn ping(&mut self, payload: Box<ControlPayload>) {

@@ -250,24 +250,28 @@ impl Session {
             return Verdict::Drop;
         };
         let begun = charged.and_then(|()| match book.journal.begin_method(id, method, at) {
-            Begun::New => Ok(()),
+            Begun::New => Ok(Begun::New),
             // Both answers are the client's.
             Begun::Duplicate => {
                 book.journal.begin_unseen();
-                Ok(())
+                Ok(Begun::Duplicate)
             }
             Begun::Full => Err(Refused {
                 rule: Rule::InFlight,
                 wait: SHORT_WAIT,
             }),
         });
-        if let Err(refused) = begun {
-            turn.effects.reply(reply::limited_result(id, refused.wait));
-            turn.effects.reply(reply::updated(id));
-            return self.refuse(refused, Asked::Method, turn);
-        }
+        let begun = match begun {
+            Ok(begun) => begun,
+            Err(refused) => {
+                turn.effects.reply(reply::limited_result(id, refused.wait));
+                turn.effects.reply(reply::updated(id));
+                return self.refuse(refused, Asked::Method, turn);
+            }
+        };
         match method {
-            login::LOGIN => {
+            // One with the id of a login that is unanswered is run behind that, in the same turn.
+            login::LOGIN if begun == Begun::New => {
                 book.offered = resume_token(params).map(Box::new);
                 if book.logins.held == 0 && self.phase == Phase::Live {
                     self.timers

@@ -85,15 +85,21 @@ impl Session {
     }
 
     /// A message of the streamer is too large to be put together. It passes.
-    pub fn handle_streamer_oversized(&mut self, prefix: &[u8]) -> Verdict {
+    pub fn handle_streamer_oversized<E: Effects>(
+        &mut self,
+        prefix: &[u8],
+        turn: &mut Turn<'_, E>,
+    ) -> Verdict {
         let envelope = peek(prefix, self.framing, Sender::Server);
-        // Its `updated` must not wait for a `result` that nobody saw.
-        if let (Kind::Result, Some(book)) = (envelope.kind, &mut self.book) {
+        if envelope.kind == Kind::Result {
+            // Its `updated` must not wait for a `result` that nobody saw.
             match envelope.id.and_then(|id| str::from_utf8(id).ok()) {
-                Some(id) => {
-                    book.journal.method_result(id);
+                Some(id) => return self.judge_answer(Kind::Result, id, "", turn),
+                None => {
+                    if let Some(book) = &mut self.book {
+                        book.journal.begin_unseen();
+                    }
                 }
-                None => book.journal.begin_unseen(),
             }
         }
         Verdict::Forward
