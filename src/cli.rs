@@ -4,7 +4,8 @@ use std::{
     env,
     ffi::OsString,
     io::{self, IsTerminal as _, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
+    num::NonZeroU32,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, SystemTime},
@@ -60,8 +61,12 @@ pub enum Command {
     Config(ConfigCommand),
     /// Three simulated streamers, a monolith and the gateway in one process.
     Demo(DemoArgs),
-    /// Tell a running gateway to drain, as SIGTERM does.
+    /// Tell a running gateway to drain, as SIGTERM does, or to empty one of its streamers.
     Drain(DrainArgs),
+    /// Take a streamer back into rotation.
+    Undrain(UndrainArgs),
+    /// Print the streamers of a running gateway.
+    Streamers(AdminArgs),
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -106,18 +111,45 @@ pub struct DemoArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct DrainArgs {
-    /// Return only when the gateway has ended.
+    /// Empty this streamer (its id or its address), instead of ending the gateway.
+    #[arg(value_name = "STREAMER")]
+    pub streamer: Option<String>,
+    /// Sessions of the streamer that end in a second, instead of as many as may log in again.
+    #[arg(long, value_name = "N/s", value_parser = rate, requires = "streamer")]
+    pub rate: Option<NonZeroU32>,
+    /// Return only when the gateway has ended, or the streamer is empty.
     #[arg(long)]
     pub wait: bool,
     /// Seconds until the end, instead of the configured deadline.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", conflicts_with = "streamer")]
     pub deadline: Option<u64>,
-    /// Admin listener of the gateway, as http://127.0.0.1:9901; otherwise the one of its file.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct UndrainArgs {
+    /// Its id or its address.
+    #[arg(value_name = "STREAMER")]
+    pub streamer: String,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// Where a running gateway is.
+#[derive(Clone, Debug, Args)]
+pub struct AdminArgs {
+    /// Admin listener of the gateway, as http://127.0.0.1:9901; otherwise the one of its file. A
+    /// name stands for all gateways that it has addresses of.
     #[arg(long, value_name = "URL", value_parser = admin_url)]
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<Gateways>,
     #[command(flatten)]
     pub config: ConfigArgs,
 }
+
+/// Admin listeners; at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateways(Vec<SocketAddr>);
 
 /// Read when no other file is named.
 const DEFAULT_PATH: &str = "proxy.toml";
@@ -136,13 +168,19 @@ Serve
   drain [--wait]       drain a running gateway, as SIGTERM does; for a preStop hook
                        [--deadline SECONDS] [--admin URL]
 
+Operate, with [--admin URL]
+  streamers            the streamers with state, health, sessions and logins
+  drain STREAMER       no new sessions for it, then close those it has, as fast as clients may log
+                       in again or at [--rate N/s]; [--wait] shows it until the streamer is empty
+  undrain STREAMER     take it back into rotation
+
 Configure
   check                report every fault of a configuration, without starting
   config default       the commented default, to begin with
   config schema        its JSON schema, for editors and pipelines
   config effective     the values in force, and where each comes from
 
-Options of run, drain, check and config effective
+Options of all but demo, config default and config schema
   -c, --config FILE    configuration file [default: proxy.toml] [env: DDP_GATEWAY_CONFIG]
       --set KEY=VALUE  set a key, such as http.body_limit=1GiB; more than once if need be
 
@@ -314,24 +352,48 @@ impl ConfigCommand {
 }
 
 impl DrainArgs {
-    /// Where the gateway's admin listener is reached from this machine.
+    /// Where the one gateway is that is to end.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] as [`AdminArgs::gateways`], or when there are several.
+    pub fn gateway(&self, console: &mut Console<'_>) -> Result<SocketAddr, Exit> {
+        match self.admin.gateways(console)?[..] {
+            [gateway] => Ok(gateway),
+            _ => {
+                console.say(
+                    "error: --admin has the addresses of several gateways; say which one is to \
+                     end, by its address",
+                );
+                Err(Exit::Usage)
+            }
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Duration> {
+        self.deadline.map(Duration::from_secs)
+    }
+}
+
+impl AdminArgs {
+    /// Where the admin listeners are reached from this machine.
     ///
     /// A preStop hook must work with a file that has been broken since the gateway read it, so then
     /// the default is taken.
     ///
     /// # Errors
     /// [`Exit::Usage`] when the configuration says that there is none.
-    pub fn admin(&self, console: &mut Console<'_>) -> Result<SocketAddr, Exit> {
-        if let Some(admin) = self.admin {
-            return Ok(reachable(admin));
+    pub fn gateways(&self, console: &mut Console<'_>) -> Result<Vec<SocketAddr>, Exit> {
+        if let Some(Gateways(addresses)) = &self.admin {
+            return Ok(addresses.clone());
         }
         let file = &self.config.config;
         match config::load(file, &self.config.environment()) {
             Ok(loaded) => match loaded.config.admin {
-                Some(admin) => Ok(reachable(admin.0)),
+                Some(admin) => Ok(vec![reachable(admin.0)]),
                 None => {
                     console.say(&format!(
-                        "error: `admin` is \"off\" in {}; send SIGTERM to the gateway instead",
+                        "error: `admin` is \"off\" in {}; so nothing can be asked of the gateway; \
+                         SIGTERM drains it",
                         file.display()
                     ));
                     Err(Exit::Usage)
@@ -343,13 +405,9 @@ impl DrainArgs {
                      --admin names another place",
                     file.display()
                 ));
-                Ok(DEFAULT_ADMIN)
+                Ok(vec![DEFAULT_ADMIN])
             }
         }
-    }
-
-    pub fn deadline(&self) -> Option<Duration> {
-        self.deadline.map(Duration::from_secs)
     }
 }
 
@@ -425,23 +483,43 @@ fn assignment(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn admin_url(text: &str) -> Result<SocketAddr, String> {
+fn admin_url(text: &str) -> Result<Gateways, String> {
     let address = text.strip_prefix("http://").unwrap_or(text);
     let address = address.strip_suffix('/').unwrap_or(address);
     let address = match address.strip_prefix("localhost:") {
         Some(port) => format!("127.0.0.1:{port}"),
         None => address.to_owned(),
     };
-    address
+    if let Ok(address) = address.parse::<SocketAddr>() {
+        return Ok(Gateways(vec![reachable(address)]));
+    }
+    let port = |(_, port): (&str, &str)| port.parse::<u16>().is_ok();
+    if !address.rsplit_once(':').is_some_and(port) {
+        return Err("write an address and a port, such as http://127.0.0.1:9901".to_owned());
+    }
+    match address.to_socket_addrs().map(Vec::from_iter) {
+        Ok(mut addresses) if !addresses.is_empty() => {
+            addresses.sort_unstable();
+            addresses.dedup();
+            Ok(Gateways(addresses))
+        }
+        Ok(_) => Err("the name has no address".to_owned()),
+        Err(error) => Err(format!("the name has no address: {error}")),
+    }
+}
+
+fn rate(text: &str) -> Result<NonZeroU32, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    number
         .parse()
-        .map_err(|_| "write an IP address and a port, such as http://127.0.0.1:9901".to_owned())
+        .map_err(|_| "write how many sessions end in a second, such as 20/s".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory as _, Parser as _};
 
-    use super::{Cli, Command, Console, Exit, HELP, admin_url, assignment};
+    use super::{Cli, Command, Console, Exit, Gateways, HELP, admin_url, assignment};
 
     #[test]
     fn the_definition_is_sound() {
@@ -458,8 +536,11 @@ mod tests {
                 "{command}"
             );
             for argument in command.get_arguments() {
-                let long = argument.get_long().unwrap();
-                assert!(HELP.contains(&format!("--{long}")), "{command} {argument}");
+                let name = match argument.get_long() {
+                    Some(long) => format!("--{long}"),
+                    None => argument.get_id().as_str().to_uppercase(),
+                };
+                assert!(HELP.contains(&name), "{command} {argument}");
             }
         }
     }
@@ -486,6 +567,19 @@ mod tests {
             exit(&["ddp-gateway", "run", "--set", "x"]),
             (Err(Exit::Usage), true, false)
         );
+        for wrong in [
+            &["ddp-gateway", "undrain"][..],
+            &["ddp-gateway", "drain", "--rate", "5/s"],
+            &["ddp-gateway", "drain", "a", "--rate", "0"],
+            &["ddp-gateway", "drain", "a", "--rate", "5/min"],
+            &["ddp-gateway", "drain", "a", "--deadline", "5"],
+        ] {
+            assert_eq!(exit(wrong), (Err(Exit::Usage), true, false), "{wrong:?}");
+        }
+        assert_eq!(
+            exit(&["ddp-gateway", "drain", "a", "--rate", "5/s"]),
+            (Ok(()), true, true)
+        );
         assert_eq!(exit(&["ddp-gateway", "run"]), (Ok(()), true, true));
     }
 
@@ -502,8 +596,12 @@ mod tests {
             panic!("another command");
         };
         assert!(drain.wait);
-        assert_eq!(drain.admin, Some("127.0.0.1:9901".parse().unwrap()));
-        assert!(admin_url("example.com:80").is_err());
+        let here = Gateways(vec!["127.0.0.1:9901".parse().unwrap()]);
+        assert_eq!(drain.admin.admin, Some(here.clone()));
+        assert_eq!(admin_url("0.0.0.0:9901"), Ok(here));
+        for wrong in ["example.com", "http://example.com/x", ":x", "http://"] {
+            assert!(admin_url(wrong).is_err(), "{wrong}");
+        }
         assert_eq!(
             assignment("log.filter=a=debug"),
             Ok(("log.filter".to_owned(), "a=debug".to_owned()))

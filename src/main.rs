@@ -1,11 +1,14 @@
 //! The program: one line per command. What they do is in the library.
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use ddp_gateway::{
     admin,
-    cli::{Cli, Command, ConfigArgs, Console, DemoArgs, DrainArgs, Exit},
+    cli::{AdminArgs, Cli, Command, ConfigArgs, Console, DemoArgs, DrainArgs, Exit, UndrainArgs},
     config::model::LogFormat,
     control::app::{App, Ended, Options, Origin, Reading},
     demo::{self, front::Addresses},
@@ -34,6 +37,8 @@ fn main() -> ExitCode {
         Command::Config(command) => Ok(command.execute(&mut console)),
         Command::Demo(arguments) => demo(&arguments),
         Command::Drain(arguments) => drain(&arguments, &mut console),
+        Command::Undrain(arguments) => undrain(&arguments, &mut console),
+        Command::Streamers(arguments) => streamers(&arguments, &mut console),
     };
     match exit {
         Ok(exit) => exit.into(),
@@ -93,7 +98,10 @@ fn demo(arguments: &DemoArgs) -> Result<Exit> {
 }
 
 fn drain(arguments: &DrainArgs, console: &mut Console<'_>) -> Result<Exit> {
-    let target = match arguments.admin(console) {
+    if let Some(streamer) = &arguments.streamer {
+        return drain_streamer(arguments, streamer, console);
+    }
+    let target = match arguments.gateway(console) {
         Ok(admin) => admin::DrainTarget {
             admin,
             deadline: arguments.deadline(),
@@ -102,6 +110,51 @@ fn drain(arguments: &DrainArgs, console: &mut Console<'_>) -> Result<Exit> {
         Err(exit) => return Ok(exit),
     };
     admin::drain(target, &mut io::stdout())?;
+    Ok(Exit::Done)
+}
+
+fn drain_streamer(
+    arguments: &DrainArgs,
+    streamer: &str,
+    console: &mut Console<'_>,
+) -> Result<Exit> {
+    let order = match order(&arguments.admin, streamer, console) {
+        Ok(order) => order,
+        Err(exit) => return Ok(exit),
+    };
+    let mut out = io::stdout();
+    let screen = match out.is_terminal() {
+        true => admin::Screen::Terminal,
+        false => admin::Screen::Lines,
+    };
+    order.drain(arguments.rate, arguments.wait.then_some(screen), &mut out)?;
+    Ok(Exit::Done)
+}
+
+fn undrain(arguments: &UndrainArgs, console: &mut Console<'_>) -> Result<Exit> {
+    match order(&arguments.admin, &arguments.streamer, console) {
+        Ok(order) => order.undrain(&mut io::stdout())?,
+        Err(exit) => return Ok(exit),
+    }
+    Ok(Exit::Done)
+}
+
+fn order(
+    gateways: &AdminArgs,
+    streamer: &str,
+    console: &mut Console<'_>,
+) -> Result<admin::StreamerOrder, Exit> {
+    Ok(admin::StreamerOrder {
+        gateways: gateways.gateways(console)?,
+        streamer: streamer.to_owned(),
+    })
+}
+
+fn streamers(arguments: &AdminArgs, console: &mut Console<'_>) -> Result<Exit> {
+    match arguments.gateways(console) {
+        Ok(gateways) => admin::streamers(&gateways, &mut io::stdout())?,
+        Err(exit) => return Ok(exit),
+    }
     Ok(Exit::Done)
 }
 

@@ -1,8 +1,14 @@
-//! The admin listener: health, metrics, sessions, reload and drain, apart from the public ports.
+//! The admin listener: health, metrics, sessions, reload and drain, apart from the public ports;
+//! and the commands that ask for it.
 
+mod call;
 mod client;
+mod operator;
 mod routes;
 mod server;
+mod table;
 
-pub use client::{DrainError, DrainTarget, drain};
+pub use call::CallError;
+pub use client::{DrainTarget, drain};
+pub use operator::{OrderError, Screen, StreamerOrder, streamers};
 pub use server::serve;

@@ -1,7 +1,10 @@
 //! The admin pages: each path with what it answers.
 
 use std::{
+    borrow::Cow,
+    collections::BTreeMap,
     convert::Infallible,
+    num::NonZeroU32,
     time::{Duration, Instant},
 };
 
@@ -12,8 +15,13 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use crate::{
-    base::id::{SessionId, StreamerId},
-    control::{app::Control, drain::Stage, reload::Trigger},
+    base::id::{PoolName, SessionId, StreamerId},
+    control::{
+        app::Control,
+        drain::Stage,
+        reload::Trigger,
+        streamer_drain::{StreamerDrain, UnknownStreamer},
+    },
     pool::{Report, logins::LoginsReport},
     telemetry::export,
 };
@@ -41,6 +49,9 @@ pub(super) async fn answer(
         "/readyz" if get => ready(&control),
         "/metrics" if get => metrics(&control),
         "/streamers" if get => json(StatusCode::OK, &streamers(&control)),
+        "/streamers/drain" if get => streamer_drains(&control, query),
+        "/streamers/drain" if post => drain_streamer(&control, query),
+        "/streamers/undrain" if post => undrain_streamer(&control, query),
         "/sessions" if get => sessions(&control, query),
         "/drain" if get => json(StatusCode::OK, &json!(control.progress())),
         "/drain" if post => drain(&control, query).await,
@@ -52,7 +63,12 @@ pub(super) async fn answer(
             allow(&mut answer, "GET, HEAD");
             answer
         }
-        "/drain" | "/reload" => {
+        "/streamers/undrain" => {
+            let mut answer = fault(StatusCode::METHOD_NOT_ALLOWED, "this is done with POST");
+            allow(&mut answer, "POST");
+            answer
+        }
+        "/drain" | "/reload" | "/streamers/drain" => {
             let mut answer = fault(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "GET tells how it went, POST does it",
@@ -73,6 +89,9 @@ fn index() -> Value {
         "GET /readyz": "200 while new clients are welcome, else 503 with the reasons",
         "GET /metrics": "Prometheus",
         "GET /streamers": "pools and streamers with health, sessions and capacity",
+        "GET /streamers/drain?streamer=ID": "streamers that are being emptied, or one of them",
+        "POST /streamers/drain?streamer=ID&rate=50": "no new sessions for a streamer; close those it has, at a rate per second",
+        "POST /streamers/undrain?streamer=ID": "take it back into rotation",
         "GET /sessions?limit=100&after=0": "open client sockets, by id",
         "GET /config": "the values in use, each with its origin; secrets masked",
         "GET /reload": "outcome of the last reload",
@@ -118,10 +137,11 @@ fn streamers(control: &Control) -> Value {
     let now = Instant::now();
     let snapshot = control.shared().snapshot.load_full();
     let logins = control.shared().logins.report(now);
+    let (drains, logged_in) = (control.streamer_drains(), control.logged_in());
     let pools: Vec<Value> = snapshot
         .pools
         .iter()
-        .map(|pool| with_logins(&pool.report(now), &logins))
+        .map(|pool| with_details(&pool.report(now), &logins, &drains, &logged_in))
         .collect();
     let monoliths: Vec<Value> = snapshot
         .monoliths
@@ -137,12 +157,25 @@ fn streamers(control: &Control) -> Value {
     json!({"logins": logins, "pools": pools, "monoliths": monoliths})
 }
 
-/// The pool as it is, with an object `logins` in the row of each streamer.
-fn with_logins(pool: &Report, logins: &LoginsReport) -> Value {
+/// The pool as it is; the row of each streamer has `logged_in`, an object `logins`, and `drain`,
+/// which is null when it is not drained.
+fn with_details(
+    pool: &Report,
+    logins: &LoginsReport,
+    drains: &[StreamerDrain],
+    logged_in: &BTreeMap<(PoolName, StreamerId), u64>,
+) -> Value {
     let mut page = json!(pool);
     for (at, row) in pool.streamers.iter().enumerate() {
         let streamer = StreamerId::new(row.id.as_str());
-        page["streamers"][at]["logins"] = json!(logins.streamer(&streamer));
+        let drain = drains
+            .iter()
+            .find(|drain| drain.pool == pool.pool && drain.streamer == row.id);
+        let details = &mut page["streamers"][at];
+        details["logins"] = json!(logins.streamer(&streamer));
+        details["drain"] = json!(drain);
+        let key = (PoolName::new(pool.pool.as_str()), streamer);
+        details["logged_in"] = json!(logged_in.get(&key).unwrap_or(&0));
     }
     page
 }
@@ -204,6 +237,55 @@ async fn drain(control: &Control, query: Query<'_>) -> Answer {
     };
     control.drain(deadline, "asked by the admin listener").await;
     json(StatusCode::ACCEPTED, &json!(control.progress()))
+}
+
+fn streamer_drains(control: &Control, query: Query<'_>) -> Answer {
+    if query.text("streamer").is_none() {
+        return json(
+            StatusCode::OK,
+            &json!({"streamers": control.streamer_drains()}),
+        );
+    }
+    let name = match query.streamer() {
+        Ok(name) => name,
+        Err(error) => return fault(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    drains(StatusCode::OK, control.streamer_drain(&name))
+}
+
+fn drain_streamer(control: &Control, query: Query<'_>) -> Answer {
+    let name = match query.streamer() {
+        Ok(name) => name,
+        Err(error) => return fault(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    let rate = match query.text("rate").map(str::parse::<NonZeroU32>) {
+        None => None,
+        Some(Ok(rate)) if rate <= HIGHEST_RATE => Some(rate),
+        Some(_) => {
+            return fault(
+                StatusCode::BAD_REQUEST,
+                "`rate` is how many sessions end in a second, from 1 to 100000",
+            );
+        }
+    };
+    drains(StatusCode::ACCEPTED, control.drain_streamer(&name, rate))
+}
+
+fn undrain_streamer(control: &Control, query: Query<'_>) -> Answer {
+    match query.streamer() {
+        Ok(name) => drains(StatusCode::OK, control.undrain_streamer(&name)),
+        Err(error) => fault(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
+}
+
+fn drains(status: StatusCode, drains: Result<Vec<StreamerDrain>, UnknownStreamer>) -> Answer {
+    match drains {
+        Ok(drains) => json(status, &json!({ "streamers": drains })),
+        Err(error) => json(
+            StatusCode::NOT_FOUND,
+            &json!({"error": error.to_string(), "known": error.known}),
+        ),
+    }
 }
 
 async fn reload(control: &Control) -> Answer {
@@ -289,6 +371,10 @@ fn allow(answer: &mut Answer, methods: &'static str) {
 #[error("`{0}` must be a whole number")]
 struct NotANumber(String);
 
+#[derive(Debug, thiserror::Error)]
+#[error("`streamer` must be the id or the address of a streamer; GET /streamers lists them")]
+struct NotAStreamer;
+
 #[derive(Clone, Copy, Debug)]
 struct Query<'a>(&'a str);
 
@@ -301,6 +387,12 @@ impl<'a> Query<'a> {
             .map(|(_, value)| value)
     }
 
+    /// The parameter `streamer`.
+    fn streamer(self) -> Result<Cow<'a, str>, NotAStreamer> {
+        let name = unquoted(self.text("streamer").unwrap_or_default());
+        name.filter(|name| !name.is_empty()).ok_or(NotAStreamer)
+    }
+
     fn number(self, key: &str) -> Result<Option<u64>, NotANumber> {
         self.text(key)
             .map(|text| text.parse().map_err(|_| NotANumber(key.to_owned())))
@@ -308,5 +400,51 @@ impl<'a> Query<'a> {
     }
 }
 
+/// A value of a query without its percent signs.
+fn unquoted(value: &str) -> Option<Cow<'_, str>> {
+    if !value.contains('%') {
+        return Some(value.into());
+    }
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let [first, others @ ..] = rest {
+        match (first, others) {
+            (b'%', [high, low, others @ ..]) => {
+                let digit = |byte: &u8| char::from(*byte).to_digit(16);
+                let value = digit(high)? * 16 + digit(low)?;
+                bytes.push(u8::try_from(value).ok()?);
+                rest = others;
+            }
+            (b'%', _) => return None,
+            _ => {
+                bytes.push(*first);
+                rest = others;
+            }
+        }
+    }
+    String::from_utf8(bytes).ok().map(Cow::Owned)
+}
+
+const HIGHEST_RATE: NonZeroU32 = NonZeroU32::new(100_000).unwrap();
 const DEFAULT_PAGE: u64 = 100;
 const LARGEST_PAGE: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::unquoted;
+
+    #[test]
+    fn values_of_a_query() {
+        for (value, meant) in [
+            ("10.0.0.1:3000", Some("10.0.0.1:3000")),
+            ("%5b::1%5D:3000", Some("[::1]:3000")),
+            ("%c3%a4", Some("\u{e4}")),
+            ("%", None),
+            ("a%4", None),
+            ("%zz", None),
+            ("%ff", None),
+        ] {
+            assert_eq!(unquoted(value).as_deref(), meant, "{value}");
+        }
+    }
+}

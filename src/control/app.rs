@@ -22,7 +22,9 @@ use super::{
     login_task,
     pools::Pools,
     reload::{self, Applied, Outcome, ReloadError, Trigger, Wish},
-    signals, upkeep,
+    signals,
+    streamer_drain::{self, StreamerDrains},
+    upkeep,
 };
 use crate::{
     base::{id::ListenAddr, secret::Secret},
@@ -113,6 +115,7 @@ pub(super) struct Inner {
     pub(super) gate: Arc<Gate>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) exit: Exit,
+    pub(super) streamer_drains: StreamerDrains,
     pub(super) state: tokio::sync::Mutex<State>,
     pub(super) origin: Origin,
     pub(super) wishes: mpsc::Sender<Wish>,
@@ -183,6 +186,7 @@ impl App {
             gate,
             phase,
             exit: Exit::new(),
+            streamer_drains: StreamerDrains::default(),
             state: tokio::sync::Mutex::new(State {
                 config,
                 reading: options.reading,
@@ -216,6 +220,7 @@ impl App {
         tokio::spawn(reload::run(inner.clone(), wished));
         tokio::spawn(upkeep::run(inner.clone()));
         tokio::spawn(login_task::run(inner.clone()));
+        tokio::spawn(streamer_drain::run(inner.clone()));
         Ok(Self {
             control: Control(inner),
         })

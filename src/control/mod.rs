@@ -12,5 +12,6 @@ mod pools;
 pub mod reload;
 mod signals;
 pub mod status;
+pub mod streamer_drain;
 mod upkeep;
 mod watch;

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroU32,
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -43,6 +45,31 @@ impl Pool {
         state.hurried |= found;
         self.settle(state);
         found
+    }
+
+    /// Begins to empty a streamer; `false` when there is none of this id. One that is being emptied
+    /// goes on, at the new rate if there is one.
+    pub fn drain(&self, id: &StreamerId, rate: Option<NonZeroU32>, now: Instant) -> bool {
+        let mut state = self.lock_at(now);
+        let (since, rate) = match state.members.admin(id) {
+            Some(AdminState::Drain {
+                since,
+                rate: before,
+            }) => (since, rate.or(before)),
+            _ => (now, rate),
+        };
+        let admin = AdminState::Drain { since, rate };
+        let found = state.members.set_admin(&self.name, id, admin, now);
+        state.hurried |= found;
+        self.settle(state);
+        found
+    }
+
+    /// Streamers that have this id or this address, and what the operator wants of them. Those that
+    /// left a while ago are among them: a streamer that ends is often gone from discovery before
+    /// its end is announced.
+    pub fn find(&self, name: &str) -> Vec<(Arc<Streamer>, AdminState)> {
+        self.lock().members.find(name)
     }
 
     /// Takes up to `room` probes that are due; the result of each is owed to [`Self::probed`].

@@ -62,7 +62,14 @@ mod tests {
         let queue: Vec<_> = (0..4).map(|_| wait(&pool)).collect();
         assert_eq!((pool.waiting(), pool.wanted()), (4, 4));
         // Whoever is on a streamer that goes away will need another place.
-        pool.set_admin(&"a".into(), AdminState::Drain { since: now }, now);
+        pool.set_admin(
+            &"a".into(),
+            AdminState::Drain {
+                since: now,
+                rate: None,
+            },
+            now,
+        );
         pool.apply(&Default::default(), now);
         assert_eq!(pool.wanted(), 4);
         pool.reconfigure(Settings {

@@ -113,6 +113,22 @@ impl Members {
         true
     }
 
+    pub(super) fn admin(&self, id: &StreamerId) -> Option<AdminState> {
+        Some(self.all.get(id)?.admin)
+    }
+
+    /// See [`Pool::find`].
+    pub(super) fn find(&self, name: &str) -> Vec<(Arc<Streamer>, AdminState)> {
+        self.all
+            .values()
+            .filter(|member| {
+                let streamer = &member.streamer;
+                streamer.id.as_str() == name || streamer.addr.to_string() == name
+            })
+            .map(|member| (member.streamer.clone(), member.admin))
+            .collect()
+    }
+
     pub(super) fn due(&mut self, pace: &Pace, room: usize, now: Instant) -> Vec<Probe> {
         let mut probes = Vec::new();
         // Those that wait longest first, so that a bound on probes starves nobody.
@@ -301,6 +317,8 @@ impl Members {
             }
         }
         for member in self.all.values() {
+            let draining = member.is_draining();
+            member.meters.draining.set(f64::from(u8::from(draining)));
             if member.presence != Presence::Listed {
                 member.meters.up.set(0.0);
                 member.meters.capacity.set(0.0);
@@ -385,6 +403,12 @@ impl Member {
         }
     }
 
+    /// The drain of one that has gone is over when its last session is.
+    fn is_draining(&self) -> bool {
+        matches!(self.admin, AdminState::Drain { .. })
+            && (self.presence == Presence::Listed || self.streamer.sessions() > 0)
+    }
+
     /// Discovery lists it; returns whether that is news.
     fn listed(
         &mut self,
@@ -406,6 +430,11 @@ impl Member {
             self.streamer = Streamer::new(id.clone(), addr, slots, pool.clone());
         } else {
             tracing::info!(pool = %name, streamer = %id, %addr, "streamer {id} is back in discovery; it is probed before it gets sessions");
+        }
+        if back && matches!(self.admin, AdminState::Drain { .. }) && !self.is_draining() {
+            let id = &self.streamer.id;
+            tracing::info!(pool = %name, streamer = %id, "the drain of streamer {id} ended when it left: who is there now is another one");
+            self.admin = AdminState::Ready;
         }
         self.presence = Presence::Listed;
         self.machine.forget_proof(now);

@@ -120,6 +120,7 @@ pub(super) fn sessions(pool: &PoolName, streamer: &StreamerId) -> Gauge {
 pub(super) struct StreamerMeters {
     pub(super) up: Gauge,
     pub(super) capacity: Gauge,
+    pub(super) draining: Gauge,
 }
 
 impl StreamerMeters {
@@ -128,6 +129,7 @@ impl StreamerMeters {
         Self {
             up: names::STREAMER_UP.gauge(&labels),
             capacity: names::STREAMER_CAPACITY.gauge(&labels),
+            draining: names::STREAMER_DRAINING.gauge(&labels),
         }
     }
 }

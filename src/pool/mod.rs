@@ -13,6 +13,7 @@
 mod admission;
 mod care;
 mod demand;
+mod emptying;
 mod health;
 pub mod logins;
 mod machine;
@@ -37,6 +38,7 @@ use arc_swap::ArcSwap;
 use crate::base::id::PoolName;
 
 pub use admission::{QueueFull, Ticket};
+pub use emptying::Emptying;
 pub use health::{Back, Cause, Fault, Health, Outcome, ProbeKind, Ramp};
 pub use pick::{PickError, SplitMix, Wish};
 pub use probing::{Pace, Probe};

@@ -2,11 +2,12 @@
 
 use std::{
     fmt,
+    num::NonZeroU32,
     sync::{
-        Arc, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use metrics::Gauge;
@@ -52,6 +53,16 @@ impl Streamer {
         self.slots.used.load(Ordering::Relaxed)
     }
 
+    /// A leg to it was cut, whose permit is still held: how many clients will come back because of
+    /// what happened. A few legs mean a user that is logged out by force; with more the streamer is
+    /// dying, and all that it had before the first one was cut are counted.
+    pub fn lost(&self, now: Instant) -> u32 {
+        match self.slots.lost(now) {
+            before if before < FEW_LOSSES => before + 1,
+            before => self.sessions().saturating_add(before),
+        }
+    }
+
     /// Clients that were told they would come here and hold no permit yet.
     pub fn expected(&self) -> u32 {
         self.slots.expected.load(Ordering::Relaxed)
@@ -87,6 +98,14 @@ pub(super) struct Slots {
     used: AtomicU32,
     expected: AtomicU32,
     gauge: Gauge,
+    losses: Mutex<Losses>,
+}
+
+/// Legs that were cut, none of them long after the one before.
+#[derive(Debug, Default)]
+struct Losses {
+    count: u32,
+    last: Option<Instant>,
 }
 
 impl Slots {
@@ -96,7 +115,23 @@ impl Slots {
             used: AtomicU32::new(0),
             expected: AtomicU32::new(0),
             gauge,
+            losses: Mutex::default(),
         }
+    }
+
+    /// Counts one more; returns those before it.
+    fn lost(&self, now: Instant) -> u32 {
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = |last| now.saturating_duration_since(last) < LOSS_PAUSE;
+        let before = match losses.last {
+            Some(last) if recent(last) => losses.count,
+            _ => 0,
+        };
+        *losses = Losses {
+            count: before.saturating_add(1),
+            last: Some(now),
+        };
+        before
     }
 
     pub(super) fn take(&self) {
@@ -166,9 +201,13 @@ impl Drop for Expectation {
 pub enum AdminState {
     /// Takes sessions.
     Ready,
-    /// Keeps its sessions, gets no new ones, is still probed.
-    Drain { since: Instant },
-    /// As `Drain`, and not probed: somebody works on it.
+    /// Gets no new sessions, those it has are ended one by one; is still probed.
+    Drain {
+        since: Instant,
+        /// Sessions that end in a second; `None`: as many as may log in again.
+        rate: Option<NonZeroU32>,
+    },
+    /// Gets no new sessions, keeps those it has, is not probed: somebody works on it.
     Maint { since: Instant },
 }
 
@@ -182,3 +221,9 @@ impl AdminState {
         }
     }
 }
+
+/// Sockets that one user has.
+const FEW_LOSSES: u32 = 3;
+
+/// What is cut after a pause of this length is another event.
+const LOSS_PAUSE: Duration = Duration::from_secs(1);

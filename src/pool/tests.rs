@@ -4,6 +4,7 @@ use std::{
     cell::Cell,
     collections::BTreeMap,
     net::SocketAddr,
+    num::NonZeroU32,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -231,7 +232,10 @@ fn slow_start_only_beside_a_warm_streamer() {
     // The warm one goes: nobody is left to carry the load meanwhile.
     bench.pool.set_admin(
         &"a".into(),
-        AdminState::Drain { since: bench.now },
+        AdminState::Drain {
+            since: bench.now,
+            rate: None,
+        },
         bench.now,
     );
     assert_eq!(capacity(&bench, "b"), 100);
@@ -256,9 +260,14 @@ fn a_preferred_streamer_wins_while_it_is_up_and_has_room() {
     drop((one, two));
     assert_eq!(pick(&["b".into()]).unwrap().streamer().id, "a".into());
     let at = bench.now;
-    bench
-        .pool
-        .set_admin(&"b".into(), AdminState::Drain { since: at }, at);
+    bench.pool.set_admin(
+        &"b".into(),
+        AdminState::Drain {
+            since: at,
+            rate: None,
+        },
+        at,
+    );
     assert_eq!(pick(&[]).unwrap().streamer().id, "a".into());
 }
 
@@ -447,4 +456,83 @@ fn records_of_those_that_left_are_bounded() {
     assert!(bench.pool.lock().members.len() <= 1_025);
     bench.pass(700_000);
     assert_eq!(bench.pool.lock().members.len(), 1);
+}
+
+fn admin(bench: &Bench, name: &str) -> AdminState {
+    bench.pool.find(name)[0].1
+}
+
+#[test]
+fn a_drain_is_kept_and_ends_when_the_streamer_has_left_empty() {
+    let mut bench = Bench::new(|_| {});
+    bench.apply(&["a", "b"]);
+    bench.probe(|_, _| Ok(()));
+    let wish = Wish {
+        preferred: Some("a".into()),
+        ..Wish::default()
+    };
+    let permit = bench.pool.pick(&wish, &[], bench.now).unwrap();
+    let since = bench.now;
+    let rate = NonZeroU32::new(5);
+    assert!(bench.pool.drain(&"a".into(), rate, bench.now));
+    assert!(!bench.pool.drain(&"z".into(), rate, bench.now));
+    bench.pass(1_000);
+    // Once more changes nothing but the rate, if there is one.
+    bench.pool.drain(&"a".into(), None, bench.now);
+    assert_eq!(admin(&bench, "a"), AdminState::Drain { since, rate });
+    let rate = NonZeroU32::new(7);
+    bench.pool.drain(&"a".into(), rate, bench.now);
+    assert_eq!(admin(&bench, "a"), AdminState::Drain { since, rate });
+    let elsewhere = bench.pool.pick(&wish, &[], bench.now).unwrap();
+    assert_eq!(elsewhere.streamer().id, "b".into());
+    // It leaves, as a pod does that ends, and is not empty yet.
+    bench.apply(&["b"]);
+    assert_eq!(bench.pool.view().leaving[0].admin.label(), "drain");
+    bench.apply(&["a", "b"]);
+    assert_eq!(admin(&bench, "a"), AdminState::Drain { since, rate });
+    bench.apply(&["b"]);
+    drop(permit);
+    assert_eq!(admin(&bench, "a").label(), "drain");
+    // Who is at its address now is another one.
+    bench.apply(&["a", "b"]);
+    assert_eq!(admin(&bench, "a"), AdminState::Ready);
+}
+
+#[test]
+fn a_streamer_is_found_by_id_and_by_address() {
+    let bench = Bench::new(|_| {});
+    bench.apply(&["a", "b"]);
+    let found = bench.pool.find("a");
+    assert_eq!(found.len(), 1);
+    let address = found[0].0.addr.to_string();
+    let by_address = bench.pool.find(&address);
+    assert!(
+        by_address
+            .iter()
+            .any(|(streamer, _)| streamer.id == "a".into())
+    );
+    assert!(bench.pool.find("nobody").is_empty());
+}
+
+#[test]
+fn a_dying_streamer_counts_all_it_had_and_a_logout_its_few() {
+    let mut bench = Bench::new(|_| {});
+    bench.apply(&["a"]);
+    bench.probe(|_, _| Ok(()));
+    let mut permits: Vec<_> = (0..100)
+        .map(|_| bench.pool.pick(&WHOLE, &[], bench.now).unwrap())
+        .collect();
+    for n in 1..=3 {
+        let permit = permits.pop().unwrap();
+        assert_eq!(permit.streamer().lost(bench.now), n);
+    }
+    // Whoever is last counts those before as well.
+    for _ in 0..97 {
+        let permit = permits.pop().unwrap();
+        assert_eq!(permit.streamer().lost(bench.now), 100);
+        bench.pass(10);
+    }
+    bench.pass(1_000);
+    let permit = bench.pool.pick(&WHOLE, &[], bench.now).unwrap();
+    assert_eq!(permit.streamer().lost(bench.now), 1);
 }

@@ -209,6 +209,10 @@ impl Registry {
             .is_some()
     }
 
+    pub fn find(&self, id: SessionId) -> Option<Arc<Entry>> {
+        self.sessions.with(&id, |entry| entry.clone())
+    }
+
     /// Up to `limit` sessions with ids above `after`, by id.
     pub fn rows(&self, after: SessionId, limit: usize, now: Instant) -> Vec<SessionRow> {
         let wall = SystemTime::now();

@@ -562,7 +562,9 @@ impl State {
             return;
         }
         leg.permit.streamer().report(Outcome::Reset, now);
-        let delay = LOSS_SPREAD.mul_f64(rand::random::<f64>());
+        // Each client at a random moment, over a time in which as many may log in.
+        let spread = self.shared.logins.spread(leg.permit.streamer().lost(now));
+        let delay = spread.mul_f64(rand::random::<f64>());
         self.session.handle_leg_lost(delay, now);
     }
 
@@ -617,6 +619,3 @@ const HELD_BYTES: usize = 64 * 1024;
 
 /// Largest message of a streamer: what its own library accepts (`ws`, `maxPayload` 100 MiB).
 const STREAMER_MESSAGE_BYTES: u64 = 100 * 1024 * 1024;
-
-/// The clients of a streamer that died are told within this, each at a random moment.
-const LOSS_SPREAD: Duration = Duration::from_secs(1);

@@ -42,6 +42,8 @@ pub enum Disconnect {
     StreamerProtocol(ProtocolError),
     /// The gateway is shutting down.
     Drain,
+    /// The operator has the session's streamer emptied.
+    StreamerDrain,
     /// An operator ended the session.
     Operator,
 }
@@ -82,7 +84,11 @@ impl Disconnect {
                 Some(code) if forwarded(code) => code,
                 Some(_) => 1011,
             },
-            Self::StreamerLost | Self::StreamerProtocol(_) | Self::Drain | Self::Operator => 1012,
+            Self::StreamerLost
+            | Self::StreamerProtocol(_)
+            | Self::Drain
+            | Self::StreamerDrain
+            | Self::Operator => 1012,
         }
     }
 
@@ -105,6 +111,7 @@ impl Disconnect {
             Self::StreamerClosed(_) => "closed by the server",
             Self::StreamerLost | Self::StreamerProtocol(_) => "server went away, reconnect",
             Self::Drain => "gateway restarts, reconnect",
+            Self::StreamerDrain => "server is being emptied, reconnect",
             Self::Operator => "closed by the operator, reconnect",
         }
     }
@@ -130,6 +137,7 @@ impl Disconnect {
             Self::StreamerLost => "streamer_lost",
             Self::StreamerProtocol(_) => "streamer_protocol",
             Self::Drain => "drain",
+            Self::StreamerDrain => "streamer_drain",
             Self::Operator => "operator",
         }
     }
@@ -151,6 +159,7 @@ impl Disconnect {
             | Self::Overload
             | Self::NoCapacity
             | Self::Drain
+            | Self::StreamerDrain
             | Self::Operator => Side::Gateway,
         }
     }
@@ -208,6 +217,7 @@ mod tests {
         for reason in [
             Disconnect::StreamerLost,
             Disconnect::Drain,
+            Disconnect::StreamerDrain,
             Disconnect::NoCapacity,
             Disconnect::NotConnect,
             Disconnect::Malformed,

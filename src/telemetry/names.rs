@@ -88,6 +88,7 @@ metrics! {
     STREAMER_UP = Gauge Count "streamer_up" ["pool", "streamer"] "1 when the streamer takes new sessions.";
     STREAMER_SESSIONS = Gauge Count "streamer_sessions" ["pool", "streamer"] "Sessions on the streamer.";
     STREAMER_CAPACITY = Gauge Count "streamer_capacity" ["pool", "streamer"] "Sessions that the streamer may hold now (less than its limit while it starts slowly).";
+    STREAMER_DRAINING = Gauge Count "streamer_draining" ["pool", "streamer"] "1 while the operator has the streamer emptied or kept empty.";
     STREAMER_PROBES = Counter Count "streamer_probes_total" ["probe", "result"] "Probes sent: health or ddp; ok or failed.";
     STREAMER_FAILURES = Counter Count "streamer_failures_total" ["reason"] "Failures of real traffic: connect, handshake, timeout, reset.";
     STREAMER_TRANSITIONS = Counter Count "streamer_transitions_total" ["to"] "Changes of health: up, down, degraded.";

@@ -19,5 +19,6 @@ mod pool;
 mod quotas;
 mod reload;
 mod start;
+mod streamer_drain;
 mod tls;
 mod websocket;

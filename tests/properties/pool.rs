@@ -92,7 +92,10 @@ fn every_client_gets_its_turn_while_the_pool_changes_under_many_threads() {
                     1 => {
                         let admin = match random.below(2) {
                             0 => AdminState::Ready,
-                            _ => AdminState::Drain { since: now },
+                            _ => AdminState::Drain {
+                                since: now,
+                                rate: None,
+                            },
                         };
                         pool.set_admin(&NAMES[4].into(), admin, now);
                     }
@@ -459,7 +462,7 @@ impl World {
                 let name = NAMES[pick_index(&mut self.random, 6)];
                 let since = self.now;
                 let admin = match self.random.below(4) {
-                    0 => AdminState::Drain { since },
+                    0 => AdminState::Drain { since, rate: None },
                     1 => AdminState::Maint { since },
                     _ => AdminState::Ready,
                 };

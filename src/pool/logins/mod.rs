@@ -15,7 +15,7 @@
 mod lane;
 mod limit;
 mod meters;
-mod pacer;
+pub(super) mod pacer;
 mod report;
 mod state;
 mod throttle;
@@ -193,6 +193,21 @@ impl Logins {
         self.lock().streamers()
     }
 
+    /// Logins that may begin in a second at all streamers together.
+    pub fn rate_limit(&self) -> u32 {
+        self.lock().rate_limit()
+    }
+
+    /// Time over which the clients of this many lost sessions are told, so that they do not come
+    /// back faster than they may log in.
+    pub fn spread(&self, sessions: u32) -> Duration {
+        match self.lock().paced_rate() {
+            Some(rate) => (Duration::from_secs(1) * sessions / rate.max(1))
+                .clamp(SHORTEST_SPREAD, LONGEST_SPREAD),
+            None => SHORTEST_SPREAD,
+        }
+    }
+
     /// For the admin pages.
     pub fn report(&self, now: Instant) -> LoginsReport {
         self.lock_at(now).report()
@@ -274,6 +289,11 @@ impl Logins {
         state
     }
 }
+
+/// Also when logins are not paced.
+const SHORTEST_SPREAD: Duration = Duration::from_secs(1);
+/// A client that hears nothing for longer finds out by itself.
+const LONGEST_SPREAD: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 ///
 /// Over any time `t`, no more than `burst + t * rate` logins begin.
 #[derive(Clone, Debug)]
-pub(super) struct Pacer {
+pub(in crate::pool) struct Pacer {
     interval: Duration,
     tolerance: Duration,
     /// When the next login would begin if all came evenly.
@@ -15,7 +15,7 @@ pub(super) struct Pacer {
 
 impl Pacer {
     /// `rate`: logins per second; 0 counts as 1.
-    pub(super) fn new(rate: u32, now: Instant) -> Self {
+    pub(in crate::pool) fn new(rate: u32, now: Instant) -> Self {
         let rate = rate.max(1);
         let interval = Duration::from_nanos(1_000_000_000_u64.div_ceil(u64::from(rate)));
         Self {
@@ -26,7 +26,7 @@ impl Pacer {
     }
 
     /// Goes on at another rate; what was used too early under the old one is still owed.
-    pub(super) fn set(&mut self, rate: u32, now: Instant) {
+    pub(in crate::pool) fn set(&mut self, rate: u32, now: Instant) {
         let ahead = self.due.saturating_duration_since(now);
         let owed = ahead.as_nanos().div_ceil(self.interval.as_nanos().max(1));
         let owed = u32::try_from(owed).unwrap_or(u32::MAX).min(burst(rate));
@@ -35,11 +35,11 @@ impl Pacer {
     }
 
     /// When the next login may begin; in the past when it may at once.
-    pub(super) fn ready_at(&self) -> Instant {
+    pub(in crate::pool) fn ready_at(&self) -> Instant {
         self.due.checked_sub(self.tolerance).unwrap_or(self.due)
     }
 
-    pub(super) fn take(&mut self, now: Instant) {
+    pub(in crate::pool) fn take(&mut self, now: Instant) {
         self.due = self.due.max(now) + self.interval;
     }
 }

@@ -344,6 +344,15 @@ impl State {
         self.driver.take()
     }
 
+    pub(super) fn rate_limit(&self) -> u32 {
+        self.settings.rate
+    }
+
+    /// `None`: nothing is limited.
+    pub(super) fn paced_rate(&self) -> Option<u32> {
+        self.settings.pace.then_some(self.settings.rate)
+    }
+
     pub(super) fn streamers(&self) -> Vec<StreamerId> {
         self.lanes.keys().cloned().collect()
     }

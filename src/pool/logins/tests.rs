@@ -419,3 +419,24 @@ fn the_driver_is_told_when_something_is_due_earlier() {
     let _another = bench.wait("a");
     assert!(bench.logins.poll_hurried(&mut cx).is_pending());
 }
+
+#[test]
+fn a_herd_is_spread_over_the_time_in_which_it_may_log_in() {
+    let mut bench = Bench::new(|settings| settings.rate = 100);
+    let spread = |bench: &Bench, sessions| bench.logins.spread(sessions).as_millis();
+    assert_eq!(bench.logins.rate_limit(), 100);
+    for (sessions, millis) in [
+        (0, 1_000),
+        (100, 1_000),
+        (250, 2_500),
+        (500, 5_000),
+        (6_000, 60_000),
+        (u32::MAX, 60_000),
+    ] {
+        assert_eq!(spread(&bench, sessions), millis, "{sessions} sessions");
+    }
+    bench.reconfigure(|settings| settings.rate = 50);
+    assert_eq!(spread(&bench, 500), 10_000);
+    bench.reconfigure(|settings| settings.pace = false);
+    assert_eq!(spread(&bench, 500), 1_000);
+}

@@ -1,0 +1,437 @@
+//! Emptying one streamer while the others go on, and losing one without having been asked.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use ddp_gateway::demo::streamer::Streamer;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
+
+use crate::support::{
+    deployment::{Deployment, Plan},
+    eventually, http,
+    process::Gateway,
+    settles,
+    socket::{Client, End, Way},
+    soon, until,
+};
+
+/// Clients of both framings; the same number on each of two streamers.
+async fn clients(deployment: &Deployment, count: usize) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for n in 0..count {
+        // Of each framing on each streamer, which take turns.
+        clients.push(match n / 2 % 2 {
+            0 => Client::raw(deployment.plain(), Way::Plain).await,
+            _ => Client::sockjs(deployment.tls(), Way::Tls).await,
+        });
+    }
+    deployment.sessions(count).await;
+    clients
+}
+
+/// Those on the first streamer, and the others.
+async fn split(deployment: &Deployment, all: Vec<Client>) -> (Vec<Client>, Vec<Client>) {
+    let (mut first, mut others) = (Vec::new(), Vec::new());
+    for mut client in all {
+        match client.streamer().await == deployment.streamers[0].name() {
+            true => first.push(client),
+            false => others.push(client),
+        }
+    }
+    (first, others)
+}
+
+/// How each ends, and when.
+fn ends(clients: Vec<Client>, started: Instant) -> Vec<JoinHandle<(End, Duration)>> {
+    clients
+        .into_iter()
+        .map(|mut client| {
+            tokio::spawn(async move {
+                let end = soon("the end of a socket", client.end()).await;
+                (end, started.elapsed())
+            })
+        })
+        .collect()
+}
+
+async fn all(ends: Vec<JoinHandle<(End, Duration)>>) -> Vec<(End, Duration)> {
+    let mut ended = Vec::new();
+    for end in ends {
+        ended.push(end.await.unwrap());
+    }
+    ended.sort_by_key(|(_, at)| *at);
+    ended
+}
+
+async fn order(deployment: &Deployment, path: &str) -> Value {
+    let answer = http::post(deployment.admin(), path).await;
+    assert!(
+        matches!(answer.status, 200 | 202),
+        "{path}: {}",
+        answer.text()
+    );
+    answer.json()["streamers"][0].clone()
+}
+
+/// The row of a streamer in `/streamers`.
+async fn row(deployment: &Deployment, streamer: &Streamer) -> Value {
+    let page = http::get(deployment.admin(), "/streamers").await.json();
+    let rows = page["pools"][0]["streamers"].as_array().unwrap().clone();
+    let id = streamer.address().to_string();
+    rows.into_iter()
+        .find(|row| row["id"] == id.as_str())
+        .unwrap()
+}
+
+#[tokio::test]
+async fn it_is_emptied_at_the_rate_and_newcomers_go_elsewhere() {
+    let deployment = Deployment::start().await;
+    let streamer = &deployment.streamers[0];
+    let id = streamer.address().to_string();
+    let (leaving, mut staying) = split(&deployment, clients(&deployment, 24).await).await;
+    assert_eq!((leaving.len(), staying.len()), (12, 12));
+    let started = Instant::now();
+    let leaving = ends(leaving, started);
+    let path = format!("/streamers/drain?streamer={id}&rate=10");
+    let begun = order(&deployment, &path).await;
+    assert_eq!(begun["draining"], true, "{begun}");
+    assert_eq!(begun["rate"], 10);
+    assert_eq!(begun["others"], true);
+    assert!(begun["eta_seconds"].as_u64() <= Some(2), "{begun}");
+    // The first one was told at once, and one at a time.
+    assert_eq!(begun["closed"], 1);
+    let mut newcomers = clients_from(&deployment, 6).await;
+    for newcomer in &mut newcomers {
+        assert_eq!(newcomer.streamer().await, deployment.streamers[1].name());
+    }
+    let ended = all(leaving).await;
+    for (end, _) in &ended {
+        let End::Closed(1012, reason) = end else {
+            panic!("{end:?}")
+        };
+        assert_eq!(reason, "server is being emptied, reconnect");
+    }
+    // One each tenth of a second, however late this machine is.
+    let took = ended[11].1;
+    assert!(took >= Duration::from_millis(1_090), "{took:?}");
+    for at in 1..12 {
+        let earliest = Duration::from_millis(at * 100 - 10);
+        let at = usize::try_from(at).unwrap();
+        assert!(ended[at].1 >= earliest, "number {at} at {:?}", ended[at].1);
+    }
+    settles("sessions on the streamer", 0, async || streamer.sessions()).await;
+    settles("sessions left", json!(0), async || {
+        row(&deployment, streamer).await["drain"]["left"].clone()
+    })
+    .await;
+    for client in &mut staying {
+        assert_eq!(client.call("demo:echo", json!(["x"])).await["result"], "x");
+    }
+    // Once more is once: it is still drained since then.
+    let again = order(&deployment, &format!("/streamers/drain?streamer={id}")).await;
+    assert_eq!(
+        (&again["draining"], &again["closed"], &again["rate"]),
+        (&json!(true), &json!(12), &json!(10)),
+        "{again}"
+    );
+    let drained = row(&deployment, streamer).await;
+    assert_eq!(drained["admin"], "drain", "{drained}");
+    assert_eq!(
+        (&drained["health"], &drained["capacity"]),
+        (&json!("up"), &json!(0))
+    );
+    let metrics = deployment.metrics().await;
+    let labels = [("pool", "default"), ("streamer", id.as_str())];
+    assert_eq!(metrics.sum("streamer_draining", &labels), 1.0);
+    assert_eq!(metrics.sum("streamer_draining", &[]), 1.0);
+    let closed = [("reason", "streamer_drain"), ("by", "gateway")];
+    assert_eq!(metrics.sum("sessions_closed_total", &closed), 12.0);
+    let listed = http::get(deployment.admin(), "/streamers/drain")
+        .await
+        .json();
+    assert_eq!(listed["streamers"].as_array().unwrap().len(), 1);
+    // Back again, and the emptiest.
+    let back = order(&deployment, &format!("/streamers/undrain?streamer={id}")).await;
+    assert_eq!(back["draining"], false);
+    let mut next = Client::raw(deployment.plain(), Way::Plain).await;
+    assert_eq!(next.streamer().await, streamer.name());
+    let metrics = deployment.metrics().await;
+    assert_eq!(metrics.sum("streamer_draining", &labels), 0.0);
+    assert_eq!(row(&deployment, streamer).await["drain"], Value::Null);
+}
+
+async fn clients_from(deployment: &Deployment, count: usize) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        clients.push(Client::raw(deployment.plain(), Way::Plain).await);
+    }
+    clients
+}
+
+#[tokio::test]
+async fn taken_back_midway_the_rest_stays() {
+    let deployment = Deployment::start().await;
+    let streamer = &deployment.streamers[0];
+    let id = streamer.address();
+    let _all = ends(clients(&deployment, 20).await, Instant::now());
+    assert_eq!(streamer.sessions(), 10);
+    order(
+        &deployment,
+        &format!("/streamers/drain?streamer={id}&rate=2"),
+    )
+    .await;
+    until("some to be told", async || streamer.sessions() < 10).await;
+    let back = order(&deployment, &format!("/streamers/undrain?streamer={id}")).await;
+    let left = back["left"].as_u64().unwrap();
+    assert!((1..=9).contains(&left), "{back}");
+    let closed = async || {
+        let closed = [("reason", "streamer_drain")];
+        deployment
+            .metrics()
+            .await
+            .sum("sessions_closed_total", &closed)
+    };
+    // Those whose goodbye is under way.
+    settles("told and gone", true, async || {
+        closed().await + f64::from(u32::try_from(streamer.sessions()).unwrap()) == 10.0
+    })
+    .await;
+    let (gone, since) = (closed().await, Instant::now());
+    // Two turns of the drain that is no more.
+    until("a second to pass", async || {
+        assert_eq!(closed().await, gone, "closed after undrain");
+        since.elapsed() > Duration::from_secs(1)
+    })
+    .await;
+    let kept = row(&deployment, streamer).await;
+    assert_eq!(kept["admin"], "ready");
+    assert_eq!(kept["sessions"].as_f64(), Some(10.0 - gone));
+}
+
+#[tokio::test]
+async fn several_that_are_emptied_share_the_pace_of_logins() {
+    let deployment = Deployment::of(Plan {
+        tables: "[logins]\nrate = \"8/s\"\n".to_owned(),
+        ..Plan::default()
+    })
+    .await;
+    let _all = clients(&deployment, 12).await;
+    let path = |n: usize| {
+        let address = deployment.streamers[n].address();
+        format!("/streamers/drain?streamer={address}")
+    };
+    let one = order(&deployment, &path(0)).await;
+    assert_eq!((&one["rate"], &one["others"]), (&json!(8), &json!(true)));
+    let other = order(&deployment, &path(1)).await;
+    // Nobody is left to take its clients, and the operator is told.
+    assert_eq!(
+        (&other["rate"], &other["others"]),
+        (&json!(4), &json!(false))
+    );
+    let rates = http::get(deployment.admin(), "/streamers/drain").await;
+    for drain in rates.json()["streamers"].as_array().unwrap() {
+        assert_eq!(drain["rate"], 4, "{drain}");
+    }
+    settles("sessions", 0, async || {
+        let streamers = deployment.streamers.iter();
+        streamers.map(Streamer::sessions).sum::<usize>()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn orders_that_make_no_sense_are_refused() {
+    let deployment = Deployment::start().await;
+    let admin = deployment.admin();
+    let id = deployment.streamers[0].address();
+    for path in [
+        "/streamers/drain?streamer=nobody",
+        "/streamers/undrain?streamer=nobody",
+    ] {
+        let answer = http::post(admin, path).await;
+        assert_eq!(answer.status, 404, "{path}");
+        let known = answer.json()["known"].as_array().unwrap().len();
+        assert_eq!(known, 2, "{}", answer.text());
+        assert!(answer.text().contains(&id.to_string()));
+    }
+    let unknown = http::get(admin, "/streamers/drain?streamer=nobody").await;
+    assert_eq!(unknown.status, 404);
+    for query in [
+        "",
+        "?streamer=",
+        "?streamer=%",
+        &format!("?streamer={id}&rate=0"),
+        &format!("?streamer={id}&rate=x"),
+        &format!("?streamer={id}&rate=100001"),
+    ] {
+        let path = format!("/streamers/drain{query}");
+        let answer = http::post(admin, &path).await;
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text());
+    }
+    let wrong = http::get(admin, &format!("/streamers/undrain?streamer={id}")).await;
+    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("POST")));
+    for streamer in &deployment.streamers {
+        assert_eq!(row(&deployment, streamer).await["admin"], "ready");
+    }
+}
+
+/// The command line at a gateway in this process.
+struct Operator {
+    folder: TempDir,
+    admin: String,
+}
+
+impl Operator {
+    fn of(deployment: &Deployment) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let admin = deployment.admin().to_string();
+        let file = format!(
+            "admin = \"{admin}\"\nlisten = \"127.0.0.1:0\"\nmonolith = \"http://127.0.0.1:1\"\n\
+             streamers = [\"127.0.0.1:2\"]\n"
+        );
+        fs::write(folder.path().join("proxy.toml"), file).unwrap();
+        Self { folder, admin }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("proxy.toml")
+    }
+
+    fn by_url(&self, arguments: &[&str]) -> Gateway {
+        let url = format!("http://{}", self.admin);
+        Gateway::with(&[arguments, &["--admin", &url]].concat())
+    }
+
+    fn by_file(&self, arguments: &[&str]) -> Gateway {
+        let file = self.file().display().to_string();
+        Gateway::with(&[arguments, &["--config", &file]].concat())
+    }
+}
+
+/// What it said, and its exit code.
+async fn outcome(mut command: Gateway) -> (Option<i32>, String) {
+    let status = command.ended().await;
+    (status.code(), command.output())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_commands_do_it_and_show_how_it_goes() {
+    let deployment = Deployment::start().await;
+    let operator = Operator::of(&deployment);
+    let ids = [0, 1].map(|n: usize| deployment.streamers[n].address().to_string());
+    let (leaving, _staying) = split(&deployment, clients(&deployment, 16).await).await;
+
+    let (code, said) = outcome(operator.by_url(&["streamers"])).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("LOGINS WAITING"), "{said}");
+    for id in &ids {
+        let line = said.lines().find(|line| line.contains(id.as_str()));
+        let words: Vec<_> = line.unwrap().split_whitespace().collect();
+        assert_eq!(words[..5], ["default", id, id, "ready", "up"], "{said}");
+        assert_eq!(words[6..], ["0", "0"], "{said}");
+        assert!(words[5].starts_with("8/"), "{said}");
+    }
+
+    let leaving = ends(leaving, Instant::now());
+    let drain = operator.by_file(&["drain", &ids[0], "--rate", "2/s", "--wait"]);
+    let (code, said) = outcome(drain).await;
+    assert_eq!(code, Some(0), "{said}");
+    // A pipe gets plain lines, one a second: seven gaps of 0.5 s are two of them at least.
+    assert!(!said.contains('\r') && !said.contains('\x1b'), "{said:?}");
+    let progress = said.matches(" left, 2/s, about ").count();
+    assert!(progress >= 2, "{said}");
+    assert!(said.contains("8 closed, 0 left"), "{said}");
+    assert!(
+        said.ends_with(&format!("streamer {} is empty", ids[0])),
+        "{said}"
+    );
+    for (end, _) in all(leaving).await {
+        assert_eq!(end.code(), Some(1012));
+    }
+
+    // There is nothing left to wait for.
+    let (code, said) = outcome(operator.by_url(&["drain", &ids[0], "--wait"])).await;
+    assert_eq!(code, Some(0), "{said}");
+    let (_, said) = outcome(operator.by_file(&["streamers"])).await;
+    assert!(said.contains("drain"), "{said}");
+    let (code, said) = outcome(operator.by_file(&["undrain", &ids[0]])).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("in rotation, 0 sessions"), "{said}");
+    assert_eq!(
+        row(&deployment, &deployment.streamers[0]).await["admin"],
+        "ready"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_commands_say_what_went_wrong() {
+    let deployment = Deployment::start().await;
+    let operator = Operator::of(&deployment);
+    let id = deployment.streamers[1].address().to_string();
+    let _all = clients(&deployment, 20).await;
+
+    for command in [&["drain", "nobody", "--wait"][..], &["undrain", "nobody"]] {
+        let (code, said) = outcome(operator.by_url(command)).await;
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("there is no streamer nobody"), "{said}");
+        assert!(said.contains(&id), "{said}");
+    }
+
+    // Somebody else takes the order back.
+    let drain = operator.by_url(&["drain", &id, "--rate", "1/s", "--wait"]);
+    eventually("the drain", async || {
+        let row = row(&deployment, &deployment.streamers[1]).await;
+        (row["drain"]["closed"].as_u64() >= Some(1)).then_some(())
+    })
+    .await;
+    let (code, said) = outcome(operator.by_url(&["undrain", &id])).await;
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = outcome(drain).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("is not drained any more"), "{said}");
+
+    // Nobody is there.
+    drop(deployment);
+    let admin = operator.admin.as_str();
+    until("the admin listener to close", async || {
+        TcpStream::connect(admin).await.is_err()
+    })
+    .await;
+    for command in [
+        &["drain", &id, "--wait"][..],
+        &["undrain", &id],
+        &["streamers"],
+    ] {
+        let (code, said) = outcome(operator.by_file(command)).await;
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("no gateway answers"), "{said}");
+    }
+}
+
+/// The clients of a streamer that dies are told over the time in which as many may log in.
+#[tokio::test]
+async fn the_clients_of_a_lost_streamer_are_told_at_the_pace_of_logins() {
+    let deployment = Deployment::of(Plan {
+        tables: "[logins]\nrate = \"10/s\"\n".to_owned(),
+        ..Plan::default()
+    })
+    .await;
+    let (lost, mut others) = split(&deployment, clients(&deployment, 60).await).await;
+    assert_eq!(lost.len(), 30);
+    let lost = ends(lost, Instant::now());
+    deployment.streamers[0].stop().await;
+    let ended = all(lost).await;
+    for (end, _) in &ended {
+        assert_eq!(end.code(), Some(1012), "{end:?}");
+    }
+    // Thirty moments within three seconds: that none is in the last two has a chance of 3^-27.
+    let late = ended
+        .iter()
+        .filter(|(_, at)| *at > Duration::from_secs(1))
+        .count();
+    assert!(late > 0, "{ended:?}");
+    for client in &mut others {
+        assert_eq!(client.call("demo:echo", json!(["x"])).await["result"], "x");
+    }
+}
