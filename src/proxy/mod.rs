@@ -181,7 +181,7 @@ impl Gateway {
     /// Whether SockJS clients are told to come back later: their back-off grows that way, while a
     /// refused socket would start the polling transports.
     fn turned_away(&self, pool: &Pool) -> bool {
-        *self.shared.phase.borrow() != Phase::Running || !pool.accepting()
+        *self.shared.phase.borrow() != Phase::Running || !self.shared.accepting(pool)
     }
 
     /// The request is counted from here on.

@@ -19,7 +19,7 @@ use crate::{
     base::chunk::Budget,
     config::model::{self, Config},
     pool::{
-        Recall,
+        Pool, Recall,
         logins::{LoginSettings, Logins},
     },
     session::{
@@ -87,6 +87,11 @@ impl Shared {
         self.logins
             .reconfigure(login_settings(&snapshot.config.logins), Instant::now());
         self.snapshot.store(snapshot);
+    }
+
+    /// Whether a new client has a chance, be it of a place or of its turn to log in.
+    pub(super) fn accepting(&self, pool: &Pool) -> bool {
+        pool.accepting() && self.logins.accepting()
     }
 
     pub fn phase(&self) -> Phase {

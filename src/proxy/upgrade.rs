@@ -114,7 +114,7 @@ impl Visit<'_> {
         if self.shared.phase() != Phase::Running {
             return self.refuse(request, response, UpgradeError::Draining);
         }
-        if !self.pool.accepting() {
+        if !self.shared.accepting(self.pool) {
             return self.refuse(request, response, UpgradeError::Full);
         }
         let stream = match request.version() {

@@ -87,6 +87,7 @@ metrics! {
 
     STREAMER_UP = Gauge Count "streamer_up" ["pool", "streamer"] "1 when the streamer takes new sessions.";
     STREAMER_SESSIONS = Gauge Count "streamer_sessions" ["pool", "streamer"] "Sessions on the streamer.";
+    STREAMER_LOGGED_IN = Gauge Count "streamer_logged_in" ["pool", "streamer"] "Sessions on the streamer whose user is logged in; counted every few seconds.";
     STREAMER_CAPACITY = Gauge Count "streamer_capacity" ["pool", "streamer"] "Sessions that the streamer may hold now (less than its limit while it starts slowly).";
     STREAMER_DRAINING = Gauge Count "streamer_draining" ["pool", "streamer"] "1 while the operator has the streamer emptied or kept empty.";
     STREAMER_PROBES = Counter Count "streamer_probes_total" ["probe", "result"] "Probes sent: health or ddp; ok or failed.";

@@ -8,6 +8,7 @@ mod support;
 mod abuse;
 mod access_log;
 mod admin;
+mod dialogue;
 mod drain;
 mod hostile;
 mod http;

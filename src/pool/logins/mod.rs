@@ -152,6 +152,12 @@ impl Logins {
         Ok(LoginTicket::new(number, streamer.clone(), self.clone()))
     }
 
+    /// Whether a newcomer's login has a chance. The last tenth of the queue is kept for those who are
+    /// here already.
+    pub fn accepting(&self) -> bool {
+        self.lock().accepting()
+    }
+
     /// A streamer is up since then. If logins from before that time were learned from, its limit
     /// begins anew.
     pub fn came_up(&self, streamer: &StreamerId, since: Instant) {

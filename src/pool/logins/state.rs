@@ -116,6 +116,12 @@ impl State {
         Some(self.push(streamer))
     }
 
+    /// Whether there is room besides the reserve.
+    pub(super) fn accepting(&self) -> bool {
+        let length = self.settings.queue_length;
+        self.waiting < (length - length / 10).max(1)
+    }
+
     /// A ticket in any case, for one that has been in the queue before.
     pub(super) fn push(&mut self, streamer: &StreamerId) -> u64 {
         let (next, now) = (self.next_login, self.clock);
