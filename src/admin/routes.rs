@@ -137,7 +137,10 @@ fn streamers(control: &Control) -> Value {
     let now = Instant::now();
     let snapshot = control.shared().snapshot.load_full();
     let logins = control.shared().logins.report(now);
-    let (drains, logged_in) = (control.streamer_drains(), control.logged_in());
+    let (drains, logged_in) = (
+        control.streamer_drains(),
+        control.shared().registry.logged_in(),
+    );
     let pools: Vec<Value> = snapshot
         .pools
         .iter()
@@ -163,7 +166,7 @@ fn with_details(
     pool: &Report,
     logins: &LoginsReport,
     drains: &[StreamerDrain],
-    logged_in: &BTreeMap<(PoolName, StreamerId), u64>,
+    logged_in: &BTreeMap<(PoolName, StreamerId), u32>,
 ) -> Value {
     let mut page = json!(pool);
     for (at, row) in pool.streamers.iter().enumerate() {

@@ -151,20 +151,6 @@ impl Control {
     pub fn streamer_drains(&self) -> Vec<StreamerDrain> {
         describe(&self.0, drained(&self.0), Instant::now())
     }
-
-    /// Logged-in sessions by pool and streamer.
-    pub fn logged_in(&self) -> BTreeMap<(PoolName, StreamerId), u64> {
-        let mut counts = BTreeMap::new();
-        self.shared().registry.for_each(|entry| {
-            let place = entry.place();
-            if let (Standing::LoggedIn, Some(streamer)) = (place.standing, place.streamer) {
-                *counts
-                    .entry((entry.pool.name().clone(), streamer))
-                    .or_default() += 1;
-            }
-        });
-        counts
-    }
 }
 
 /// A streamer and what the operator wants of it.

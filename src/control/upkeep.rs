@@ -1,7 +1,7 @@
 //! What has to be done from time to time while nothing happens.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::app::Inner;
 use crate::{
     base::id::{PoolName, StreamerId},
-    proxy::registry::{Registry, Standing},
+    proxy::registry::Registry,
     telemetry::{export, names, process},
 };
 
@@ -30,37 +30,30 @@ pub(super) async fn run(inner: Arc<Inner>) {
         export::recorder().run_upkeep();
         inner.gate.sweep();
         inner.shared.quotas.sweep(Instant::now());
-        logged_in.count(&inner.shared.registry);
+        logged_in.publish(&inner.shared.registry);
         observe(&inner);
     }
 }
 
-/// Logged-in sessions per streamer, by counting them: a session keeps no room for that.
+/// The gauges of logged-in sessions per streamer.
 #[derive(Default)]
-struct LoggedIn {
-    gauges: HashMap<(PoolName, StreamerId), (Gauge, u32)>,
-}
+struct LoggedIn(BTreeMap<(PoolName, StreamerId), Gauge>);
 
 impl LoggedIn {
-    fn count(&mut self, registry: &Registry) {
-        for (_, count) in self.gauges.values_mut() {
-            *count = 0;
-        }
-        registry.for_each(|entry| {
-            let place = entry.place();
-            if let (Standing::LoggedIn, Some(streamer)) = (place.standing, place.streamer) {
-                let key = (entry.pool.name().clone(), streamer);
-                let (_, count) = self.gauges.entry(key).or_insert_with_key(|key| {
-                    let labels = [key.0.as_str(), key.1.as_str()];
-                    (names::STREAMER_LOGGED_IN.gauge(&labels), 0)
+    fn publish(&mut self, registry: &Registry) {
+        let counts = registry.logged_in();
+        for key in counts.keys() {
+            self.0
+                .entry(key.clone())
+                .or_insert_with_key(|(pool, streamer)| {
+                    names::STREAMER_LOGGED_IN.gauge(&[pool.as_str(), streamer.as_str()])
                 });
-                *count += 1;
-            }
-        });
+        }
         // Streamers that are gone are said to have none, once.
-        self.gauges.retain(|_, (gauge, count)| {
-            gauge.set(f64::from(*count));
-            *count > 0
+        self.0.retain(|key, gauge| {
+            let count = counts.get(key).copied().unwrap_or(0);
+            gauge.set(f64::from(count));
+            count > 0
         });
     }
 }

@@ -1,6 +1,7 @@
 //! The sessions that are open, for those who steer and those who look.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     base::{
-        id::{ClientAddr, PeerAddr, SessionId, StreamerId},
+        id::{ClientAddr, PeerAddr, PoolName, SessionId, StreamerId},
         shard::Sharded,
     },
     ddp::Framing,
@@ -200,6 +201,20 @@ impl Registry {
     /// Calls `visit` for each open session; sessions may come and go meanwhile.
     pub fn for_each(&self, mut visit: impl FnMut(&Arc<Entry>)) {
         self.sessions.for_each(|_, entry| visit(entry));
+    }
+
+    /// Logged-in sessions by pool and streamer, by counting them: a session keeps no room for that.
+    pub fn logged_in(&self) -> BTreeMap<(PoolName, StreamerId), u32> {
+        let mut counts = BTreeMap::new();
+        self.for_each(|entry| {
+            let place = entry.place();
+            if let (Standing::LoggedIn, Some(streamer)) = (place.standing, place.streamer) {
+                *counts
+                    .entry((entry.pool.name().clone(), streamer))
+                    .or_default() += 1;
+            }
+        });
+        counts
     }
 
     /// Leaves an order for one session; false when it is not (any more) open.
