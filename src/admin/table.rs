@@ -22,10 +22,10 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
-/// A bar of `width` characters, filled as far as `done` is of `whole`.
+/// A bar of `width` characters, filled as far as `done` is of `whole`. All of nothing is done.
 pub(super) fn bar(done: u64, whole: u64, width: usize) -> String {
-    let whole = whole.max(1);
-    let share = u128::from(done.min(whole)) * width as u128 / u128::from(whole);
+    let share = (u128::from(done.min(whole)) * width as u128).checked_div(u128::from(whole));
+    let share = share.unwrap_or(width as u128);
     let filled = usize::try_from(share).unwrap_or(width);
     format!("[{}{}]", "#".repeat(filled), ".".repeat(width - filled))
 }
@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn a_bar_fills_up() {
         for (done, whole, drawn) in [
-            (0, 0, "[....]"),
+            (0, 0, "[####]"),
             (0, 8, "[....]"),
             (3, 8, "[#...]"),
             (8, 8, "[####]"),

@@ -7,6 +7,7 @@
 
 mod backends;
 mod command;
+mod drain_hook;
 mod hints;
 mod node;
 mod stopped;

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
 
 use crate::support::{
-    deployment::{Deployment, Plan},
+    deployment::{Deployment, Plan, read},
     eventually, http,
     process::Gateway,
     settles,
@@ -207,6 +207,52 @@ async fn taken_back_midway_the_rest_stays() {
     let kept = row(&deployment, streamer).await;
     assert_eq!(kept["admin"], "ready");
     assert_eq!(kept["sessions"].as_f64(), Some(10.0 - gone));
+}
+
+/// A pod that ends is often gone from the DNS before its hook asks for the drain.
+#[tokio::test]
+async fn one_that_has_left_discovery_is_emptied_and_who_comes_after_it_is_new() {
+    let deployment = Deployment::of(Plan {
+        keys: "watch = false\n".to_owned(),
+        ..Plan::default()
+    })
+    .await;
+    let streamer = &deployment.streamers[0];
+    let id = streamer.address().to_string();
+    let (leaving, _staying) = split(&deployment, clients(&deployment, 12).await).await;
+    let leaving = ends(leaving, Instant::now());
+    let with = deployment.text_of(deployment.plan());
+    let without = with.replace(&format!("\"{id}\", "), "");
+    assert_ne!(with, without);
+    let app = &deployment.app;
+    Box::pin(app.reload(read(&without))).await.unwrap();
+    settles("its state", json!("leaving"), async || {
+        row(&deployment, streamer).await["admin"].clone()
+    })
+    .await;
+    let path = format!("/streamers/drain?streamer={id}&rate=10");
+    let begun = order(&deployment, &path).await;
+    assert_eq!(begun["left"], 6, "{begun}");
+    let labels = [("streamer", id.as_str())];
+    let draining = async || deployment.metrics().await.sum("streamer_draining", &labels);
+    assert_eq!(draining().await, 1.0);
+    for (end, _) in all(leaving).await {
+        assert_eq!(end.code(), Some(1012));
+    }
+    settles("sessions left", json!(0), async || {
+        let path = format!("/streamers/drain?streamer={id}");
+        let page = http::get(deployment.admin(), &path).await.json();
+        page["streamers"][0]["left"].clone()
+    })
+    .await;
+    settles("the gauge", 0.0, draining).await;
+    Box::pin(app.reload(read(&with))).await.unwrap();
+    deployment.streamers_in_rotation(2).await;
+    let back = row(&deployment, streamer).await;
+    assert_eq!(
+        (&back["admin"], &back["drain"]),
+        (&json!("ready"), &Value::Null)
+    );
 }
 
 #[tokio::test]
