@@ -41,7 +41,12 @@ pub fn drain(target: DrainTarget, out: &mut impl Write) -> Result<(), CallError>
     loop {
         // A pipe that nobody reads is no reason to leave the gateway alone.
         let _ = writeln!(out, "{}", describe(&progress));
-        if !target.wait || progress.stage == "stopped" {
+        if !target.wait {
+            return Ok(());
+        }
+        // Its last moment: usually its listener is closed before it can say so.
+        if progress.stage == "stopped" {
+            let _ = writeln!(out, "the gateway has ended");
             return Ok(());
         }
         std::thread::sleep(PERIOD);
