@@ -151,10 +151,12 @@ pub(super) async fn attach(mut opening: Opening) -> Result<Attached, Disconnect>
         };
         let streamer = permit.streamer().clone();
         opening.entry.set_standing(Standing::Attaching);
+        let turn = opening.shared.attaching.acquire().await;
         let leg = match timeout(opening.leg_timeout, open_leg(&opening, &permit)).await {
             Ok(leg) => leg,
             Err(_) => Err(LegError::TimedOut),
         };
+        drop(turn);
         match leg {
             Ok((leg, answer)) => {
                 streamer.report(Outcome::Ok, Instant::now());

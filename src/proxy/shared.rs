@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use metrics::{Counter, Gauge, Histogram};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{meters::RequestMeters, registry::Registry, snapshot::Snapshot};
@@ -54,6 +54,9 @@ pub struct Shared {
     /// Who has asked for how much.
     pub quotas: Arc<Quotas>,
     pub budget: Arc<Budget>,
+    /// Turns to dial a streamer. When a whole pool comes back, those who waited for it would
+    /// otherwise all be at it at once, and a newcomer would see its `o` behind them.
+    pub(super) attaching: Semaphore,
     /// Relays, connections and tunnels; empty means that nobody is served any more.
     pub tasks: TaskTracker,
     pub phase: watch::Receiver<Phase>,
@@ -73,6 +76,7 @@ impl Shared {
             logins: Logins::new(login_settings(&config.logins), Instant::now()),
             quotas: Arc::new(Quotas::new(rand::random(), Instant::now())),
             budget,
+            attaching: Semaphore::new(ATTACHING),
             tasks: TaskTracker::new(),
             phase,
             meters: Meters::new(),
@@ -260,6 +264,10 @@ fn quota_rules(config: &model::MethodLimits) -> QuotaRules {
 fn whole(value: u32) -> NonZeroU32 {
     NonZeroU32::new(value).unwrap_or(NonZeroU32::MIN)
 }
+
+/// Legs that are dialled at the same time. A leg takes some milliseconds; one to a streamer that hangs
+/// takes the attach timeout, but such a streamer gets no new ones within two seconds.
+const ATTACHING: usize = 64;
 
 /// Sessions whose streamer is remembered for their return.
 const RECALLED: usize = 100_000;
