@@ -9,7 +9,8 @@ pub(super) struct Book {
     pub(super) journal: Journal,
     pub(super) asker: Asker,
     pub(super) logins: Logins,
-    /// The token of the login that is under way, until its answer says whether it is good.
+    /// The token of the login that is under way, until its answer says whether it is good. None is
+    /// kept while there are several: the answer does not say whose it is.
     pub(super) offered: Option<Box<Secret<String>>>,
 }
 
@@ -17,7 +18,7 @@ pub(super) struct Book {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Logins {
     /// Held back until it is their turn, and everything behind them with them.
-    pub(super) held: u8,
+    pub(super) held: u16,
     /// Sent to the streamer.
-    pub(super) running: u8,
+    pub(super) running: u16,
 }

@@ -63,6 +63,9 @@ impl Session {
         whole: bool,
         turn: &mut Turn<'_, E>,
     ) -> Verdict {
+        if self.is_past_requests() {
+            return Verdict::Drop;
+        }
         if !text {
             return Verdict::Close(Disconnect::Unreadable);
         }
@@ -76,10 +79,7 @@ impl Session {
             // Its `msg` may come later, and what ends too early is no message at all.
             (Phase::Greeting, _) if envelope.cut => Verdict::Assemble,
             (Phase::Greeting, _) => Verdict::Close(Disconnect::NotConnect),
-            (Phase::Orphaned | Phase::Closing(_) | Phase::Ended(_), _) => Verdict::Drop,
-            (Phase::Attaching | Phase::Live, _) => {
-                self.judge_prefix(prefix, whole, &envelope, turn)
-            }
+            _ => self.judge_prefix(prefix, whole, &envelope, turn),
         }
     }
 
@@ -130,6 +130,9 @@ impl Session {
     /// A request passes unlimited by its name: what it may cost is bounded by the bytes that a
     /// client may send. Its answers are believed without knowing its id.
     pub fn handle_oversized(&mut self, prefix: &[u8]) -> Verdict {
+        if self.is_past_requests() {
+            return Verdict::Drop;
+        }
         let too_big = Verdict::Close(Disconnect::ClientProtocol(ProtocolError::MessageTooBig));
         let lane = self.lane();
         let Some(book) = &mut self.book else {
@@ -198,7 +201,19 @@ impl Session {
         }
     }
 
+    /// Whether there is nobody any more to whom requests could go: also for a message whose
+    /// beginning came earlier.
+    fn is_past_requests(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Orphaned | Phase::Closing(_) | Phase::Ended(_)
+        )
+    }
+
     fn judge_message<E: Effects>(&mut self, json: &str, turn: &mut Turn<'_, E>) -> Verdict {
+        if self.is_past_requests() {
+            return Verdict::Drop;
+        }
         let request = match Request::parse(json) {
             Ok(request) => request,
             // A method without an id and the like: 1002; what is no message at all: 1007
@@ -250,29 +265,22 @@ impl Session {
             return Verdict::Drop;
         };
         let begun = charged.and_then(|()| match book.journal.begin_method(id, method, at) {
-            Begun::New => Ok(Begun::New),
-            // Both answers are the client's.
-            Begun::Duplicate => {
-                book.journal.begin_unseen();
-                Ok(Begun::Duplicate)
-            }
+            Begun::New | Begun::Duplicate => Ok(()),
             Begun::Full => Err(Refused {
                 rule: Rule::InFlight,
                 wait: SHORT_WAIT,
             }),
         });
-        let begun = match begun {
-            Ok(begun) => begun,
-            Err(refused) => {
-                turn.effects.reply(reply::limited_result(id, refused.wait));
-                turn.effects.reply(reply::updated(id));
-                return self.refuse(refused, Asked::Method, turn);
-            }
-        };
+        if let Err(refused) = begun {
+            turn.effects.reply(reply::limited_result(id, refused.wait));
+            turn.effects.reply(reply::updated(id));
+            return self.refuse(refused, Asked::Method, turn);
+        }
         match method {
-            // One with the id of a login that is unanswered is run behind that, in the same turn.
-            login::LOGIN if begun == Begun::New => {
-                book.offered = resume_token(params).map(Box::new);
+            login::LOGIN => {
+                let alone = book.logins == Logins::default();
+                let offered = alone.then(|| resume_token(params)).flatten();
+                book.offered = offered.map(Box::new);
                 if book.logins.held == 0 && self.phase == Phase::Live {
                     self.timers
                         .set(Timer::KeepAlive as usize, turn.now + KEEP_ALIVE);
@@ -310,6 +318,8 @@ impl Session {
             // Meteor's server ignores these; a streamer would deliver every event twice.
             Ok(Begun::Duplicate) => Verdict::Drop,
             Ok(_) => self.lane(),
+            // `nosub` would end the one that there is.
+            Err(_) if book.journal.has_sub(id) => Verdict::Drop,
             Err(refused) => {
                 turn.effects.reply(reply::limited_nosub(id, refused.wait));
                 self.refuse(refused, Asked::Sub, turn)

@@ -11,6 +11,7 @@ use std::{
 use super::{
     Disconnect,
     book::Book,
+    journal::Journal,
     limits::{Allowance, Charge, Limiter, Over},
     quota::QuotaRules,
 };
@@ -124,6 +125,8 @@ pub struct Session {
     stalled_since: Option<Millis>,
     /// Reading from the client is suspended by its limits.
     held: bool,
+    /// The client was pinged and not heard since.
+    pinged: bool,
     /// What ends the session when [`Timer::Doom`] expires.
     doom: Option<Disconnect>,
     pending: Pending,
@@ -192,6 +195,7 @@ impl Session {
             streamer_heard: Millis(0),
             stalled_since: None,
             held: false,
+            pinged: false,
             doom: None,
             pending: Pending::default(),
         }
@@ -205,6 +209,11 @@ impl Session {
         self.phase
     }
 
+    /// What is known of the client's requests, from `connect` on.
+    pub fn journal(&self) -> Option<&Journal> {
+        self.book.as_ref().map(|book| &book.journal)
+    }
+
     /// Whether the relay may read from the client now.
     pub fn reads_client(&self) -> bool {
         !self.held
@@ -212,7 +221,7 @@ impl Session {
 
     /// Bytes came from the client. Says which limit holds it back from here on, if one does.
     pub fn handle_client_input(&mut self, messages: u32, bytes: u32, now: Instant) -> Option<Over> {
-        self.client_heard = self.moment(now);
+        self.hear_client(now);
         match self.phase {
             Phase::Closing(_) | Phase::Ended(_) => None,
             _ => self.charge(messages, bytes, now),
@@ -227,7 +236,7 @@ impl Session {
     /// The client may be sending, but nothing is read from it because what it sent waits: its
     /// silence proves nothing.
     pub fn handle_unread(&mut self, now: Instant) {
-        self.client_heard = self.moment(now);
+        self.hear_client(now);
     }
 
     /// How far the client is with its login.
@@ -299,6 +308,10 @@ impl Session {
     /// The relay tried to write to the client: `waiting` bytes are left, `taken` says whether the
     /// client took any.
     pub fn handle_client_output(&mut self, waiting: bool, taken: bool, now: Instant) {
+        // The goodbye has a limit of its own.
+        if let Phase::Closing(_) | Phase::Ended(_) = self.phase {
+            return;
+        }
         if !waiting {
             if self.stalled_since.take().is_some() {
                 self.timers.stop(Timer::Stall as usize);
@@ -414,18 +427,26 @@ impl Session {
         }
     }
 
+    fn hear_client(&mut self, now: Instant) {
+        self.client_heard = self.moment(now);
+        self.pinged = false;
+    }
+
     fn judge_client(&mut self, now: Instant) {
         // Nothing is read from a client that is held back, so its silence proves nothing.
         if self.held {
-            self.client_heard = self.moment(now);
+            self.hear_client(now);
         }
         let idle = self.rules.timeouts.idle;
         let silent = self.since(self.client_heard, now);
-        let next = if silent >= idle {
+        let next = if silent >= idle && self.pinged {
             return self.close(Disconnect::ClientSilent, now);
         } else if silent >= idle / 2 {
+            // Whatever the silence, nobody is closed without the time to answer: the rules may be
+            // new, and the process may have slept.
+            self.pinged = true;
             self.pending.ping_client = true;
-            idle - silent
+            idle.saturating_sub(silent).max(idle / 2)
         } else {
             idle / 2 - silent
         };

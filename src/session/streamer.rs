@@ -1,6 +1,9 @@
 //! What becomes of a streamer's messages.
 
-use std::time::{Duration, Instant};
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
 
 use super::{
     Passage, Session, Verdict,
@@ -63,6 +66,8 @@ impl Session {
                 self.judge_answer(kind, id, "", turn)
             }
             (Kind::Ready | Kind::Updated | Kind::Nosub | Kind::Result, _) => Verdict::Assemble,
+            // Its `msg` may come later, and an answer that is not seen is waited for.
+            (Kind::Other, _) if envelope.cut => Verdict::Assemble,
             _ => Verdict::Forward,
         }
     }
@@ -91,18 +96,22 @@ impl Session {
         turn: &mut Turn<'_, E>,
     ) -> Verdict {
         let envelope = peek(prefix, self.framing, Sender::Server);
-        if envelope.kind == Kind::Result {
-            // Its `updated` must not wait for a `result` that nobody saw.
-            match envelope.id.and_then(|id| str::from_utf8(id).ok()) {
-                Some(id) => return self.judge_answer(Kind::Result, id, "", turn),
-                None => {
-                    if let Some(book) = &mut self.book {
-                        book.journal.begin_unseen();
-                    }
-                }
-            }
+        if envelope.kind != Kind::Result {
+            return Verdict::Forward;
         }
-        Verdict::Forward
+        // Who is logged in cannot be read from it, but that the login has its answer.
+        if let Some(id) = envelope.id.and_then(|id| str::from_utf8(id).ok()) {
+            return self.judge_answer(Kind::Result, id, "", turn);
+        }
+        // An id with escapes, or behind all that was seen: a streamer answers in order.
+        let oldest = self.book.as_ref().and_then(|book| {
+            let oldest = book.journal.oldest_method();
+            oldest.filter(|_| book.journal.unseen() == 0)
+        });
+        match oldest.map(Cow::into_owned) {
+            Some(id) => self.judge_answer(Kind::Result, &id, "", turn),
+            None => Verdict::Forward,
+        }
     }
 
     fn pass_answers<E: Effects>(

@@ -1,7 +1,5 @@
 //! The journal under random operations, beside one that keeps everything in plain strings.
 
-use std::mem;
-
 use ddp_gateway::{
     pool::SplitMix,
     session::journal::{
@@ -261,10 +259,6 @@ impl World {
         let overflowed = self.journal.overflowed();
         let begun = self.journal.begin_method(&id, &name, self.clock);
         let methods = count(self.plain.methods.len());
-        if self.plain.methods.iter().any(|method| method.id == id) {
-            assert_eq!(begun, Begun::Duplicate, "{}", self.name);
-            return;
-        }
         if id.len() > LONGEST_ID || methods >= self.bounds.methods {
             assert_eq!(begun, Begun::Full, "{}", self.name);
             return;
@@ -279,44 +273,48 @@ impl World {
                 updated: false,
             }),
             Begun::Full => self.no_room_for_ids(len),
-            Begun::Duplicate => panic!("{}: nobody has {id}", self.name),
+            Begun::Duplicate => panic!("{}: methods may share an id", self.name),
         }
         self.adopt_overflow(overflowed, len + ENTRY);
     }
 
     fn result(&mut self, id: &str) {
-        let place = self.plain.methods.iter().position(|method| method.id == id);
-        let expected = match place {
+        let waiting = |method: &Method| method.id == id && !method.result;
+        let expected = match self.plain.methods.iter().position(waiting) {
+            None if self.plain.methods.iter().any(|method| method.id == id) => Answered::Again,
             None => Answered::Unknown,
             Some(place) => {
                 let method = &mut self.plain.methods[place];
-                let (since, updated) = (method.since, method.updated);
-                if mem::replace(&mut method.result, true) {
-                    Answered::Again
-                } else {
-                    let expected = first(&method.name, since, updated);
-                    if updated {
-                        self.plain.methods.remove(place);
-                    }
-                    expected
+                method.result = true;
+                let updated = method.updated;
+                let expected = first(&method.name, method.since, updated);
+                if updated {
+                    self.plain.methods.remove(place);
                 }
+                expected
             }
         };
         assert_eq!(self.journal.method_result(id), expected, "{}", self.name);
     }
 
     fn updated(&mut self, id: &str) {
-        let place = self.plain.methods.iter().position(|method| method.id == id);
-        let expected = match place {
-            None => Updated::Unknown,
-            Some(place) if self.plain.methods[place].result => {
-                self.plain.methods.remove(place);
-                Updated::Forward
-            }
-            Some(place) => {
-                self.plain.methods[place].updated = true;
-                Updated::Early
-            }
+        let methods = &mut self.plain.methods;
+        let answered = methods
+            .iter()
+            .position(|method| method.id == id && method.result);
+        let expected = if let Some(place) = answered {
+            methods.remove(place);
+            Updated::Forward
+        } else if let Some(method) = methods
+            .iter_mut()
+            .find(|method| method.id == id && !method.updated)
+        {
+            method.updated = true;
+            Updated::Early
+        } else if methods.iter().any(|method| method.id == id) {
+            Updated::Early
+        } else {
+            Updated::Unknown
         };
         assert_eq!(self.journal.method_updated(id), expected, "{}", self.name);
     }

@@ -7,7 +7,7 @@ use super::Name;
 #[must_use]
 pub enum Begun {
     New,
-    /// The id is in use on this session. Nothing was noted.
+    /// There is such a subscription on this session. Nothing was noted.
     Duplicate,
     /// A bound is reached or the id is longer than [`LONGEST_ID`](super::LONGEST_ID). Nothing was noted.
     Full,

@@ -178,10 +178,10 @@ impl Journal {
     }
 
     /// The client calls a method. `at` is the time in milliseconds since the session began.
+    ///
+    /// Methods may share an id; answers to it are taken for these methods in the order of their beginning, which is
+    /// the order in which a streamer answers.
     pub fn begin_method(&mut self, id: &str, name: &str, at: u32) -> Begun {
-        if self.find(Kind::Method, id).is_some() {
-            return Begun::Duplicate;
-        }
         if id.len() > LONGEST_ID || self.methods >= self.bounds.methods {
             return Begun::Full;
         }
@@ -196,8 +196,11 @@ impl Journal {
 
     /// `result` from the streamer. The method stays in flight until its `updated` came.
     pub fn method_result(&mut self, id: &str) -> Answered {
-        let Some(record) = self.find(Kind::Method, id) else {
-            return Answered::Unknown;
+        let Some(record) = self.find_where(Kind::Method, id, |head| head.has(Head::WAITING)) else {
+            return match self.find(Kind::Method, id) {
+                Some(_) => Answered::Again,
+                None => Answered::Unknown,
+            };
         };
         let answered = self.answered(&record);
         if record.head.has(Head::MARKED) {
@@ -208,17 +211,29 @@ impl Journal {
         answered
     }
 
+    /// The id of the method that has waited longest for its `result`.
+    pub fn oldest_method(&self) -> Option<Cow<'_, str>> {
+        let mut records = self.arena.records();
+        let oldest = records
+            .find(|record| record.head.is(Kind::Method) && record.head.has(Head::WAITING))?;
+        let mut body = self.arena.body(&oldest);
+        take_id(&mut body).map(|id| unpack(id, ""))
+    }
+
     /// `updated` from the streamer, for one of the methods it names.
     pub fn method_updated(&mut self, id: &str) -> Updated {
-        let Some(record) = self.find(Kind::Method, id) else {
-            return Updated::Unknown;
-        };
-        if record.head.has(Head::WAITING) {
+        if let Some(record) = self.find_where(Kind::Method, id, |head| !head.has(Head::WAITING)) {
+            self.end_method(&record);
+            return Updated::Forward;
+        }
+        if let Some(record) = self.find_where(Kind::Method, id, |head| !head.has(Head::MARKED)) {
             self.arena.mark(&record, record.head.with(Head::MARKED));
             return Updated::Early;
         }
-        self.end_method(&record);
-        Updated::Forward
+        match self.find(Kind::Method, id) {
+            Some(_) => Updated::Early,
+            None => Updated::Unknown,
+        }
     }
 
     /// The client calls a method whose id could not be read. Until [`Journal::end_unseen`], answers with unknown ids
@@ -246,6 +261,11 @@ impl Journal {
             .records()
             .filter(|record| record.head.is(Kind::Sub))
             .filter_map(move |record| self.view(&record, &own_user))
+    }
+
+    /// Whether there is a subscription with this id.
+    pub fn has_sub(&self, id: &str) -> bool {
+        self.find(Kind::Sub, id).is_some()
     }
 
     pub fn sub_count(&self) -> u32 {
@@ -278,8 +298,12 @@ impl Journal {
         self.overflowed
     }
 
-    /// Compares ids as they are packed.
     fn find(&self, kind: Kind, id: &str) -> Option<Record> {
+        self.find_where(kind, id, |_| true)
+    }
+
+    /// The first that is so. Compares ids as they are packed.
+    fn find_where(&self, kind: Kind, id: &str, is_so: impl Fn(Head) -> bool) -> Option<Record> {
         if id.len() > LONGEST_ID {
             return None;
         }
@@ -287,7 +311,7 @@ impl Journal {
         pack(id, "", &mut wanted);
         self.arena.records().find(|record| {
             let mut body = self.arena.body(record);
-            record.head.is(kind) && take_id(&mut body) == Some(&wanted)
+            record.head.is(kind) && is_so(record.head) && take_id(&mut body) == Some(&wanted)
         })
     }
 
