@@ -166,6 +166,8 @@ async fn what_follows_a_login_waits_with_it_and_pings_do_not() {
 #[tokio::test]
 async fn a_client_that_leaves_gives_its_turn_to_the_next() {
     let deployment = one_login_at_a_time("").await;
+    let mut inside = Client::raw(deployment.plain(), Way::Plain).await;
+    inside.call("login", json!([{"resume": "demo-ben"}])).await;
     let place = occupy(&deployment).await;
     let mut first = Client::raw(deployment.plain(), Way::Plain).await;
     first.send(&login("1")).await;
@@ -173,6 +175,9 @@ async fn a_client_that_leaves_gives_its_turn_to_the_next() {
     let mut second = Client::raw(deployment.plain(), Way::Plain).await;
     second.send(&login("1")).await;
     until("the second waits", async || waiting(&deployment) == 2).await;
+    // Who is in goes on chatting.
+    let answer = inside.call("demo:echo", json!(["still here"])).await;
+    assert_eq!(answer["result"], "still here");
     first.close().await;
     until("the first has left", async || waiting(&deployment) == 1).await;
     drop(place);
@@ -208,4 +213,53 @@ async fn newcomers_are_turned_away_gently_when_too_many_logins_wait() {
         http::get(deployment.plain(), "/sockjs/info").await.status,
         200
     );
+}
+
+#[tokio::test]
+async fn a_silent_sockjs_client_gets_a_heartbeat_and_a_ping() {
+    let deployment = Deployment::of(Plan {
+        tables: "[websocket]\nidle_timeout = \"2s\"\n".to_owned(),
+        ..Plan::default()
+    })
+    .await;
+    let target = "/sockjs/123/abcdefgh/websocket";
+    let (mut socket, _) = open(deployment.plain(), Way::Plain, target, &[])
+        .await
+        .unwrap();
+    let connect = json!({"msg": "connect", "version": "1", "support": ["1"]}).to_string();
+    let frame = json!([connect]).to_string();
+    socket.send(Message::text(frame)).await.unwrap();
+    let (mut heartbeat, mut ping) = (false, false);
+    while !(heartbeat && ping) {
+        match soon("a sign of life", socket.next())
+            .await
+            .unwrap()
+            .unwrap()
+        {
+            Message::Text(text) => heartbeat |= text.as_str() == "h",
+            Message::Ping(_) => ping = true,
+            Message::Close(frame) => panic!("closed before it was pinged: {frame:?}"),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_list_of_sessions_shows_who_is_limited() {
+    let deployment = Deployment::of(Plan {
+        tables: "[limits.methods]\nconnection_by_method = \"1/1h\"\n".to_owned(),
+        ..Plan::default()
+    })
+    .await;
+    let mut client = Client::raw(deployment.plain(), Way::Plain).await;
+    let mut other = Client::raw(deployment.plain(), Way::Plain).await;
+    client.call("demo:echo", json!([1])).await;
+    other.call("demo:echo", json!([1])).await;
+    let refused = client.call("demo:echo", json!([2])).await;
+    assert_eq!(refused["error"]["error"], "too-many-requests");
+    let page = http::get(deployment.admin(), "/sessions").await.json();
+    let rows = page["sessions"].as_array().unwrap();
+    assert_eq!(rows[0]["limited"]["rule"], "connection_by_method", "{page}");
+    assert!(rows[0]["limited"]["seconds_ago"].is_u64(), "{page}");
+    assert!(rows[1].get("limited").is_none(), "{page}");
 }
