@@ -38,6 +38,8 @@ pub struct Limiter {
     /// Since when each read has been followed by a wait, in milliseconds after the session's start
     /// plus one; 0 for never.
     held_since: u32,
+    /// When the last such wait was over, told likewise.
+    released: u32,
 }
 
 /// What a charge means for the client.
@@ -82,6 +84,9 @@ impl Limiter {
             (None, None) => {
                 if messages > 0 || bytes > 0 {
                     self.held_since = 0;
+                    self.released = 0;
+                } else {
+                    self.released = told(now);
                 }
                 return Charge::Paid;
             }
@@ -89,17 +94,28 @@ impl Limiter {
             (Some(messages), _) => (messages, Over::Messages),
             (None, Some(bytes)) => (bytes, Over::Bytes),
         };
-        let at = u32::try_from(now.as_millis()).unwrap_or(u32::MAX - 1);
-        if self.held_since == 0 {
-            self.held_since = at + 1;
+        let at = told(now);
+        let paused = self.released > 0 && at.saturating_sub(self.released) >= PAUSE_MILLIS;
+        if self.held_since == 0 || paused {
+            self.held_since = at;
         }
-        let held = Duration::from_millis(u64::from((at + 1).saturating_sub(self.held_since)));
+        self.released = 0;
+        let held = Duration::from_millis(u64::from(at.saturating_sub(self.held_since)));
         if held >= allowance.abuse_after {
             return Charge::Abuse;
         }
         Charge::Wait { until, over }
     }
 }
+
+/// A time as milliseconds plus one.
+fn told(now: Duration) -> u32 {
+    let millis = u32::try_from(now.as_millis()).unwrap_or(u32::MAX);
+    millis.saturating_add(1)
+}
+
+/// Who sends nothing for this long after a wait has paused.
+const PAUSE_MILLIS: u32 = 1_000;
 
 /// When the bucket will be full, in nanoseconds after the session's start.
 #[derive(Clone, Copy, Debug, Default)]
@@ -271,6 +287,22 @@ mod tests {
             while let Charge::Wait { until, .. } = limiter.charge(&allowance(), 0, 0, now) {
                 now = until;
             }
+        }
+    }
+
+    #[test]
+    fn a_burst_long_after_a_wait_is_no_abuse() {
+        let mut limiter = Limiter::default();
+        let mut now = Duration::from_secs(5);
+        for _ in 0..3 {
+            let mut charge = limiter.charge(&allowance(), 210, 10, now);
+            assert!(matches!(charge, Charge::Wait { .. }), "{charge:?}");
+            while let Charge::Wait { until, .. } = charge {
+                now = until;
+                charge = limiter.charge(&allowance(), 0, 0, now);
+            }
+            assert_eq!(charge, Charge::Paid);
+            now += Duration::from_secs(600);
         }
     }
 
