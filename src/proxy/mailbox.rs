@@ -17,21 +17,55 @@ pub enum Command {
     /// End the session after this delay, chosen by the sender so that not all end at once; kept to
     /// the twentieth of a second, and at most 54 minutes.
     Close { reason: Disconnect, after: Duration },
+    /// Go on at another streamer, without the client's noticing. How it went is said by
+    /// [`Place::moving`](super::registry::Place). `optional`: it would be nice, but is not needed,
+    /// so whoever may be disturbed by it stays.
+    Move { optional: bool },
 }
 
-/// Holds at most one order; a later one replaces an earlier one that was not read.
+/// Holds at most one order; a later one replaces an earlier one that was not read. Only the order to
+/// end stays, whatever comes after it but another one.
 #[derive(Debug, Default)]
 pub struct Mailbox {
     full: AtomicBool,
     inner: Mutex<Inner>,
 }
 
-/// A [`Command::Close`] as it is kept: there is room for one in every session.
+/// A [`Command`] as it is kept: there is room for one in every session.
 #[derive(Clone, Copy, Debug)]
-struct Order {
-    reason: Disconnect,
-    /// In steps of [`STEP`].
-    after: u16,
+enum Order {
+    Close {
+        reason: Disconnect,
+        /// In steps of [`STEP`].
+        after: u16,
+    },
+    Move {
+        optional: bool,
+    },
+}
+
+impl From<Command> for Order {
+    fn from(command: Command) -> Self {
+        match command {
+            Command::Close { reason, after } => Self::Close {
+                reason,
+                after: u16::try_from(after.as_millis() / STEP.as_millis()).unwrap_or(u16::MAX),
+            },
+            Command::Move { optional } => Self::Move { optional },
+        }
+    }
+}
+
+impl From<Order> for Command {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::Close { reason, after } => Self::Close {
+                reason,
+                after: STEP * u32::from(after),
+            },
+            Order::Move { optional } => Self::Move { optional },
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -45,11 +79,11 @@ impl Mailbox {
     pub fn send(&self, command: Command) {
         let waker = {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            let Command::Close { reason, after } = command;
-            inner.command = Some(Order {
-                reason,
-                after: u16::try_from(after.as_millis() / STEP.as_millis()).unwrap_or(u16::MAX),
-            });
+            let order = match (inner.command, command) {
+                (Some(end @ Order::Close { .. }), Command::Move { .. }) => end,
+                _ => command.into(),
+            };
+            inner.command = Some(order);
             self.full.store(true, Ordering::Release);
             inner.waker.clone()
         };
@@ -73,13 +107,41 @@ impl Mailbox {
         }
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         self.full.store(false, Ordering::Release);
-        let Order { reason, after } = inner.command.take()?;
-        Some(Command::Close {
-            reason,
-            after: STEP * u32::from(after),
-        })
+        inner.command.take().map(Into::into)
     }
 }
 
 /// Delays are counted in these, which leaves them two bytes.
 const STEP: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Command, Mailbox};
+    use crate::session::Disconnect;
+
+    #[test]
+    fn the_later_order_counts_unless_it_would_let_live_who_is_to_end() {
+        let close = |millis| Command::Close {
+            reason: Disconnect::ClientClosed(Some(1001)),
+            after: Duration::from_millis(millis),
+        };
+        let go = |optional| Command::Move { optional };
+        let mailbox = Mailbox::default();
+        assert_eq!(mailbox.take(), None);
+        for (orders, left) in [
+            (vec![go(true)], go(true)),
+            (vec![go(true), go(false)], go(false)),
+            (vec![go(false), close(50)], close(50)),
+            (vec![close(100), go(false)], close(100)),
+            (vec![close(100), close(50)], close(50)),
+        ] {
+            for order in orders.clone() {
+                mailbox.send(order);
+            }
+            assert_eq!(mailbox.take(), Some(left), "{orders:?}");
+            assert_eq!(mailbox.take(), None);
+        }
+    }
+}

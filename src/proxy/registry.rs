@@ -24,7 +24,10 @@ use crate::{
     ddp::Framing,
     net::gate::Stream,
     pool::Pool,
-    session::quota::Rule,
+    session::{
+        migration::{Aborted, Unmovable},
+        quota::Rule,
+    },
 };
 
 /// All open sessions.
@@ -60,10 +63,61 @@ const _: () = assert!(size_of::<Entry>() <= 176);
 pub struct Place {
     pub standing: Standing,
     pub streamer: Option<StreamerId>,
+    pub moving: Moving,
     /// The rule by which a request of the client was refused last, and when: in seconds since the
     /// client came.
     refused_by: Option<Rule>,
     refused_at: u32,
+}
+
+/// What became of the last order to move a session to another streamer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moving {
+    /// There was none, or it was carried out.
+    No,
+    /// It is on its way, or waits for its turn.
+    UnderWay,
+    /// The session stayed where it is.
+    Refused(MoveRefused),
+}
+
+/// Why a session was not moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MoveRefused {
+    /// Nothing was begun.
+    Unmovable(Unmovable),
+    /// It was begun and given up.
+    Aborted(Aborted),
+}
+
+impl MoveRefused {
+    /// The word for it on pages.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Unmovable(reason) => reason.label(),
+            Self::Aborted(reason) => reason.label(),
+        }
+    }
+
+    /// Whether it is worth while to order it again a moment later.
+    pub fn passes(self) -> bool {
+        match self {
+            Self::Unmovable(reason) => reason.passes(),
+            Self::Aborted(reason) => reason.passes(),
+        }
+    }
+}
+
+impl From<Unmovable> for MoveRefused {
+    fn from(reason: Unmovable) -> Self {
+        Self::Unmovable(reason)
+    }
+}
+
+impl From<Aborted> for MoveRefused {
+    fn from(reason: Aborted) -> Self {
+        Self::Aborted(reason)
+    }
 }
 
 /// How far a session is.
@@ -142,6 +196,11 @@ pub struct SessionRow {
     pub messages_down: u64,
     pub bytes_up: u64,
     pub bytes_down: u64,
+    /// Whether it is on its way to another streamer.
+    pub moving: bool,
+    /// Why it stayed where it is when it was last to be moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub move_refused: Option<&'static str>,
     /// Whether a request of the client was refused within the last minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limited: Option<LimitedRow>,
@@ -179,6 +238,7 @@ impl Registry {
             place: Mutex::new(Place {
                 standing: Standing::Greeting,
                 streamer: None,
+                moving: Moving::No,
                 refused_by: None,
                 refused_at: 0,
             }),
@@ -252,9 +312,22 @@ impl Entry {
         self.lock().clone()
     }
 
-    /// The session is on this streamer.
+    /// The session is on this streamer, and not on its way to one.
     pub(super) fn set_streamer(&self, streamer: StreamerId) {
-        self.lock().streamer = Some(streamer);
+        let mut place = self.lock();
+        place.streamer = Some(streamer);
+        place.moving = Moving::No;
+    }
+
+    /// Has the session moved to another streamer; see [`Command::Move`].
+    pub fn order_move(&self, optional: bool) {
+        self.lock().moving = Moving::UnderWay;
+        self.mailbox.send(Command::Move { optional });
+    }
+
+    /// The session was to be moved and stays.
+    pub(super) fn set_move_refused(&self, reason: impl Into<MoveRefused>) {
+        self.lock().moving = Moving::Refused(reason.into());
     }
 
     pub(super) fn set_standing(&self, standing: Standing) {
@@ -295,6 +368,11 @@ impl Entry {
             messages_down: read(&self.traffic.messages_down),
             bytes_up: read(&self.traffic.bytes_up),
             bytes_down: read(&self.traffic.bytes_down),
+            moving: place.moving == Moving::UnderWay,
+            move_refused: match place.moving {
+                Moving::Refused(reason) => Some(reason.label()),
+                Moving::No | Moving::UnderWay => None,
+            },
             limited: limited(&place, age),
         }
     }

@@ -35,7 +35,7 @@ use crate::{
         Outcome, Permit,
         logins::{LoginOutcome, LoginPermit, LoginTicket},
     },
-    session::{Disconnect, Phase, Session, limits::Over},
+    session::{Disconnect, Phase, Session, limits::Over, migration::Aborted},
     telemetry::meters::Counted,
     ws::{ControlFrame, ControlPayload, Sender},
 };
@@ -244,8 +244,15 @@ impl State {
         if let Stage::Greeting(_) = self.stage {
             mailbox.register(cx.waker());
         }
-        if let Some(Command::Close { reason, after }) = mailbox.take() {
-            self.session.handle_order(reason, after, now);
+        match mailbox.take() {
+            Some(Command::Close { reason, after }) => {
+                self.session.handle_order(reason, after, now);
+            }
+            Some(Command::Move { .. }) => {
+                let entry = self.registration.entry();
+                entry.set_move_refused(Aborted::Unreachable);
+            }
+            None => {}
         }
         let version = self.shared.terms.version();
         if version != self.terms_version {

@@ -16,6 +16,7 @@ pub mod disconnect;
 pub mod journal;
 pub mod limits;
 mod machine;
+pub mod migration;
 pub mod quota;
 mod streamer;
 mod turn;
