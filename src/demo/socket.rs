@@ -122,6 +122,9 @@ impl Socket {
                             deadline = Instant::now() + self.idle;
                             pinged = false;
                             let effects = self.dialogue.receive(&text, Instant::now());
+                            // The real streamer writes an event when it is published: a pong or a
+                            // nosub stands behind all that was published before it.
+                            self.send_waiting().await?;
                             self.apply(effects).await?;
                         }
                         Some(Ok(Message::Binary(_))) => return Err(End::Close(1007, "")),
@@ -136,6 +139,8 @@ impl Socket {
                 }
                 Some(event) = self.events.recv() => self.send_events(event).await?,
                 () = until(step) => {
+                    // Before the step and not behind it: events of a sub come after its `ready`.
+                    self.send_waiting().await?;
                     let effects = self.dialogue.step(Instant::now());
                     self.traffic.set_user(self.dialogue.user());
                     self.apply(effects).await?;
@@ -175,25 +180,34 @@ impl Socket {
     }
 
     async fn send_events(&mut self, first: Frame) -> Result<(), End> {
-        let mut next = Some(first);
+        self.put_event(first).await?;
         // Some at a time, so that a flood of events does not keep the client from being heard.
         for _ in 0..64 {
-            let Some(frame) = next else { break };
-            let text = match self.framing {
-                Framing::Raw => frame.raw,
-                Framing::SockJs => frame.sockjs,
+            let Ok(frame) = self.events.try_recv() else {
+                break;
             };
-            self.put(Message::Text(text)).await?;
-            next = self.events.try_recv().ok();
-        }
-        if let Some(frame) = next {
-            let text = match self.framing {
-                Framing::Raw => frame.raw,
-                Framing::SockJs => frame.sockjs,
-            };
-            self.put(Message::Text(text)).await?;
+            self.put_event(frame).await?;
         }
         self.flush().await
+    }
+
+    /// Puts those events before what comes next that have been published by now, and no later ones.
+    async fn send_waiting(&mut self) -> Result<(), End> {
+        for _ in 0..self.events.len() {
+            let Ok(frame) = self.events.try_recv() else {
+                break;
+            };
+            self.put_event(frame).await?;
+        }
+        Ok(())
+    }
+
+    async fn put_event(&mut self, frame: Frame) -> Result<(), End> {
+        self.put(Message::Text(match self.framing {
+            Framing::Raw => frame.raw,
+            Framing::SockJs => frame.sockjs,
+        }))
+        .await
     }
 
     async fn send_json(&mut self, message: Value) -> Result<(), End> {

@@ -127,6 +127,31 @@ async fn only_the_exact_target_is_raw() {
     Client::connect(&streamer).await;
 }
 
+/// What was published before a ping was read stands before its pong.
+#[tokio::test]
+async fn a_pong_does_not_overtake_events() {
+    let workspace = Workspace::default();
+    let start = |name| Streamer::start(StreamerOptions::new(name, &workspace));
+    let (one, other) = (start("one").await.unwrap(), start("other").await.unwrap());
+    let mut client = Client::connect(&one).await;
+    let params = json!(["GENERAL", false]);
+    client.sub("1", "stream-room-messages", params).await;
+    assert_eq!(client.hear().await["msg"], "ready");
+    // Both wait at the streamer when it wakes up: the ping in its socket, the events in its queue.
+    one.set_mode(Mode::HalfDead).await.unwrap();
+    client.say(json!({ "msg": "ping", "id": "fence" })).await;
+    for n in 0..100 {
+        workspace.publish("stream-room-messages", "GENERAL", &[json!(n)]);
+    }
+    Client::connect(&other).await;
+    one.set_mode(Mode::Normal).await.unwrap();
+    for n in 0..100 {
+        let event = client.hear().await;
+        assert_eq!(event["fields"]["args"], json!([n]), "{event}");
+    }
+    assert_eq!(client.hear().await["id"], "fence");
+}
+
 #[tokio::test]
 async fn pings_early_and_closes_with_4000_when_nothing_comes() {
     let options = StreamerOptions {
