@@ -24,7 +24,8 @@ impl Pool {
     /// Takes the complete set of streamers that discovery knows. Returns whether anything changed.
     ///
     /// An empty set is ignored: a discovery that finds nobody is more likely broken than right.
-    /// A streamer that is missing gets no new sessions and keeps those it has.
+    /// A streamer that is missing gets no new sessions and keeps those it has; it stands among
+    /// [`PoolView::leaving`](super::PoolView::leaving) as long as it has some.
     pub fn apply(&self, endpoints: &BTreeMap<StreamerId, StreamerAddr>, now: Instant) -> bool {
         if endpoints.is_empty() {
             return false;
@@ -36,6 +37,17 @@ impl Pool {
         }
         self.settle(state);
         changed
+    }
+
+    /// A streamer says that it will end, or somebody does who knows: from here on it is one that is
+    /// missing in what discovery says, though it may be listed for a while yet. `false` when there
+    /// is none of this id.
+    pub fn announce_leave(&self, id: &StreamerId, now: Instant) -> bool {
+        let mut state = self.lock_at(now);
+        let found = state.members.announce_leave(&self.name, id, now);
+        state.hurried |= found;
+        self.settle(state);
+        found
     }
 
     /// Sets what the operator wants of a streamer; `false` when there is none of this id.

@@ -39,9 +39,11 @@ struct Member {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Presence {
     Listed,
-    /// Gone; the record is kept for a while, so that flapping does not wipe it.
+    /// Gone, or about to go; the record is kept for a while, so that flapping does not wipe it.
     Leaving {
         since: Instant,
+        /// It said so itself while discovery listed it, which may go on for a while.
+        listed: bool,
     },
 }
 
@@ -73,17 +75,37 @@ impl Members {
             };
         }
         for (id, member) in &mut self.all {
-            if member.presence == Presence::Listed && !endpoints.contains_key(id) {
-                member.presence = Presence::Leaving { since: now };
-                member.schedule.stop();
+            if endpoints.contains_key(id) {
+                continue;
+            }
+            if member.leave(false, now) {
                 tracing::info!(
                     pool = %name, streamer = %id, sessions = member.streamer.sessions(),
-                    "streamer {id} is gone from discovery: its sessions stay, new ones go elsewhere"
+                    "streamer {id} is gone from discovery and gets no new sessions"
                 );
                 changed = true;
             }
         }
         changed
+    }
+
+    /// See [`Pool::announce_leave`].
+    pub(super) fn announce_leave(
+        &mut self,
+        name: &PoolName,
+        id: &StreamerId,
+        now: Instant,
+    ) -> bool {
+        let Some(member) = self.all.get_mut(id) else {
+            return false;
+        };
+        if member.leave(true, now) {
+            tracing::info!(
+                pool = %name, streamer = %id, sessions = member.streamer.sessions(),
+                "streamer {id} says that it will end and gets no new sessions"
+            );
+        }
+        true
     }
 
     /// See [`Pool::set_admin`].
@@ -340,7 +362,7 @@ impl Members {
     pub(super) fn forget_old(&mut self, now: Instant) {
         self.all.retain(|_, member| match member.presence {
             Presence::Listed => true,
-            Presence::Leaving { since } => {
+            Presence::Leaving { since, .. } => {
                 member.streamer.sessions() > 0 || now.saturating_duration_since(since) < RECORD_KEPT
             }
         });
@@ -348,7 +370,7 @@ impl Members {
             return;
         }
         let idle = |member: &Member| match member.presence {
-            Presence::Leaving { since } if member.streamer.sessions() == 0 => Some(since),
+            Presence::Leaving { since, .. } if member.streamer.sessions() == 0 => Some(since),
             _ => None,
         };
         let mut records: Vec<_> = self
@@ -409,6 +431,21 @@ impl Member {
             && (self.presence == Presence::Listed || self.streamer.sessions() > 0)
     }
 
+    /// It is going, or has gone when it is not `listed` any more; returns whether that is news.
+    fn leave(&mut self, listed: bool, now: Instant) -> bool {
+        match &mut self.presence {
+            Presence::Listed => {
+                self.presence = Presence::Leaving { since: now, listed };
+                self.schedule.stop();
+                true
+            }
+            Presence::Leaving { listed: still, .. } => {
+                *still &= listed;
+                false
+            }
+        }
+    }
+
     /// Discovery lists it; returns whether that is news.
     fn listed(
         &mut self,
@@ -417,8 +454,16 @@ impl Member {
         name: &PoolName,
         now: Instant,
     ) -> bool {
-        let back = self.presence != Presence::Listed;
         let moved = self.streamer.addr != addr;
+        let back = match self.presence {
+            Presence::Listed => false,
+            // Discovery has not noticed yet what the streamer said of itself.
+            Presence::Leaving {
+                since,
+                listed: true,
+            } if !moved => now.saturating_duration_since(since) >= RECORD_KEPT,
+            Presence::Leaving { .. } => true,
+        };
         if !back && !moved {
             return false;
         }

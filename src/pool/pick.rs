@@ -74,6 +74,15 @@ pub(super) fn choose<'view>(
     }
 }
 
+/// Whether one session less on `from` and one more on `to` makes the two more even, and `to` is in
+/// good health.
+pub(super) fn levels(view: &PoolView, from: &Streamer, to: &Streamer) -> bool {
+    let well = view
+        .find(&to.id)
+        .is_some_and(|entry| matches!(entry.health, Health::Up { .. }));
+    well && to.load().saturating_add(1) < from.load()
+}
+
 /// The least loaded entry so far; equal ones win with equal probability.
 struct Fewest<'view> {
     best: Option<&'view Entry>,

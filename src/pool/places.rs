@@ -56,6 +56,35 @@ impl Pool {
         picked.map(Permit::new)
     }
 
+    /// A place for a session that is to leave `from`, on another streamer. `optional`: only where
+    /// the load of the two becomes more even by it, and nobody is on trial; so a pool that is
+    /// levelled in this way never moves anybody back and forth.
+    ///
+    /// `Full` also when there is room but clients wait for it, who have no streamer at all.
+    pub fn pick_to_move(
+        &self,
+        from: &Streamer,
+        optional: bool,
+        now: Instant,
+    ) -> Result<Permit, PickError> {
+        let mut state = self.lock_at(now);
+        let wakers = self.serve(&mut state);
+        let seed = state.random.draw();
+        let view = self.view.load();
+        let avoid = std::slice::from_ref(&from.id);
+        let picked = pick::choose(&view, &Wish::default(), avoid, seed, now).and_then(|to| {
+            let better = !optional || pick::levels(&view, from, to);
+            if !state.queue.is_empty() || !better {
+                return Err(PickError::Full);
+            }
+            to.slots().take();
+            Ok(to.clone())
+        });
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        picked.map(Permit::new)
+    }
+
     /// Queues for a place, behind all who wait already.
     pub fn wait(self: &Arc<Self>, wish: Wish, now: Instant) -> Result<Ticket, QueueFull> {
         let mut state = self.lock_at(now);

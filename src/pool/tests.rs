@@ -420,6 +420,69 @@ fn single_cut_legs_are_no_failure_but_a_burst_is() {
 }
 
 #[test]
+fn a_session_that_may_move_does_so_only_where_that_levels_the_two() {
+    let mut bench = Bench::new(|settings| settings.slow_start = Duration::ZERO);
+    bench.apply(&["a", "b", "c"]);
+    bench.probe(|_, _| Ok(()));
+    let on = |id: &str, count: usize| -> Vec<Permit> {
+        let wish = Wish {
+            preferred: Some(id.into()),
+            expected: None,
+        };
+        (0..count)
+            .map(|_| bench.pool.pick(&wish, &[], bench.now).unwrap())
+            .collect()
+    };
+    let (a, _b, _c) = (on("a", 4), on("b", 3), on("c", 2));
+    let from = a[0].streamer();
+    let optional = bench.pool.pick_to_move(from, true, bench.now).unwrap();
+    assert_eq!(optional.streamer().id.as_str(), "c");
+    // Now b and c have three each: one more on either would only turn things round.
+    let again = bench.pool.pick_to_move(from, true, bench.now);
+    assert_eq!(again.unwrap_err(), PickError::Full);
+    let forced = bench.pool.pick_to_move(from, false, bench.now).unwrap();
+    assert_ne!(forced.streamer().id.as_str(), "a");
+    bench.pass(1);
+}
+
+#[test]
+fn one_that_announces_its_leave_is_leaving_until_discovery_has_noticed_and_brought_it_back() {
+    let mut bench = Bench::new(|settings| settings.slow_start = Duration::ZERO);
+    bench.apply(&["a", "b"]);
+    bench.probe(|_, _| Ok(()));
+    let wish = Wish {
+        preferred: Some("a".into()),
+        expected: None,
+    };
+    let session = bench.pool.pick(&wish, &[], bench.now).unwrap();
+    assert!(!bench.pool.announce_leave(&"nobody".into(), bench.now));
+    assert!(bench.pool.announce_leave(&"a".into(), bench.now));
+    let places = |bench: &Bench| {
+        let view = bench.pool.view();
+        let ids = |entries: &[super::Entry]| -> Vec<String> {
+            let ids = entries.iter().map(|entry| entry.streamer.id.to_string());
+            ids.collect()
+        };
+        (ids(&view.entries), ids(&view.leaving))
+    };
+    let leaving = (vec!["b".to_owned()], vec!["a".to_owned()]);
+    assert_eq!(places(&bench), leaving);
+    let next = bench.pool.pick(&wish, &[], bench.now).unwrap();
+    assert_eq!(next.streamer().id.as_str(), "b");
+    // Discovery still lists it, and then does not.
+    bench.pass(100);
+    bench.apply(&["a", "b"]);
+    assert_eq!(places(&bench), leaving);
+    bench.apply(&["b"]);
+    assert_eq!(places(&bench), leaving);
+    // Whoever comes at its place is proven anew.
+    bench.apply(&["a", "b"]);
+    assert_eq!(places(&bench).0, ["a", "b"]);
+    assert!(matches!(bench.health("a"), Health::Unknown { .. }));
+    drop(session);
+}
+
+#[test]
 fn flapping_in_discovery_does_not_wipe_the_record() {
     let mut bench = Bench::new(|_| {});
     bench.apply(&["a", "b"]);
