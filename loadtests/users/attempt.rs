@@ -201,7 +201,8 @@ impl<'a> Life<'a> {
         } = opened;
         pin.set(Standing::Parked);
         let now = Instant::now();
-        let mut dialogue = Dialogue::new(self.person, self.board, began, self.lost, now);
+        let chance = Chance::new(self.chance.next());
+        let mut dialogue = Dialogue::new(self.person, self.board, began, self.lost, chance, now);
         let mut say = Vec::new();
         dialogue.open(self.session.as_deref(), &mut say, now);
         loop {
@@ -238,7 +239,7 @@ impl<'a> Life<'a> {
             let hearing = tokio::select! {
                 hearing = socket.hear(&mut heard) => hearing,
                 () = until(due) => {
-                    match dialogue.due(Instant::now()) {
+                    match dialogue.due(&mut say, Instant::now()) {
                         None => {}
                         Some(Due::Ping) => say.push(ddp_gateway::ddp::message::PING.to_owned()),
                         Some(Due::GiveUp(code)) => {

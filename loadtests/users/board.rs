@@ -4,12 +4,12 @@ use std::{
     fmt,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use super::tally::Tally;
+use super::{tally::Tally, traffic::Traffic};
 
 /// Where a user stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,15 +48,74 @@ pub struct Board {
     began: Instant,
     standing: [AtomicUsize; Standing::ALL.len()],
     tally: Mutex<Tally>,
+    busy: AtomicBool,
+    keys: AtomicU64,
+    rooms: Box<[Numbers]>,
+    have_last: AtomicU64,
+}
+
+/// Messages of one room: the last whose publication has begun, and the last that is published.
+#[derive(Debug, Default)]
+struct Numbers {
+    begun: AtomicU64,
+    done: AtomicU64,
 }
 
 impl Board {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(rooms: u32) -> Self {
         Self {
             began: Instant::now(),
             standing: Default::default(),
             tally: Mutex::new(Tally::new()),
+            busy: AtomicBool::new(false),
+            keys: AtomicU64::new(0),
+            rooms: (0..rooms).map(|_| Numbers::default()).collect(),
+            have_last: AtomicU64::new(0),
         }
+    }
+
+    /// Whether users with habits do anything. From then on nobody's presence changes.
+    pub fn set_busy(&self, busy: bool) {
+        self.busy.store(busy, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::SeqCst)
+    }
+
+    /// Publishes the next message of a room: `send` gets its number. To be called by one at a time.
+    pub fn publish(&self, room: u32, send: impl FnOnce(u64, Duration)) {
+        if let Some(numbers) = self.rooms.get(room as usize) {
+            let number = numbers.begun.fetch_add(1, Ordering::SeqCst) + 1;
+            send(number, self.elapsed());
+            numbers.done.store(number, Ordering::SeqCst);
+        }
+    }
+
+    /// The last message of a room whose publication has begun.
+    pub(super) fn begun(&self, room: u32) -> u64 {
+        let numbers = self.rooms.get(room as usize);
+        numbers.map_or(0, |numbers| numbers.begun.load(Ordering::SeqCst))
+    }
+
+    /// The last one that is published.
+    pub(super) fn done(&self, room: u32) -> u64 {
+        let numbers = self.rooms.get(room as usize);
+        numbers.map_or(0, |numbers| numbers.done.load(Ordering::SeqCst))
+    }
+
+    pub(super) fn has_last(&self) {
+        self.have_last.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often a message that was marked as the last has reached a user who is in its room.
+    pub fn have_last(&self) -> u64 {
+        self.have_last.load(Ordering::SeqCst)
+    }
+
+    /// A number that nobody else gets.
+    pub(super) fn key(&self) -> u64 {
+        self.keys.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Users who stand there now.
@@ -67,6 +126,16 @@ impl Board {
     /// What has happened since the last call.
     pub fn take(&self) -> Tally {
         std::mem::replace(&mut *self.tally(), Tally::new())
+    }
+
+    /// What users with habits did and heard since the last call of [`Self::take`].
+    pub fn traffic(&self) -> Traffic {
+        self.tally().traffic.clone()
+    }
+
+    /// Users who have lost a session since then, and are logged in again.
+    pub fn back(&self) -> u64 {
+        self.tally().back.count()
     }
 
     /// Since the crowd was made; the times of attempts count from there.

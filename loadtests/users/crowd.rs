@@ -12,6 +12,7 @@ use super::{
     attempt::Life,
     board::{Board, Pin, Standing},
     dialogue::MAX_SUBSCRIPTIONS,
+    habits::Habits,
     kind::Kind,
 };
 
@@ -45,6 +46,7 @@ pub struct Person {
     pub(super) token: Box<str>,
     pub(super) user: Box<str>,
     pub(super) subscriptions: u8,
+    pub(super) habits: Option<Box<Habits>>,
 }
 
 impl Person {
@@ -57,7 +59,17 @@ impl Person {
             token: token.into(),
             user: user.into(),
             subscriptions: subscriptions.min(MAX_SUBSCRIPTIONS),
+            habits: None,
         }
+    }
+
+    /// One who does things besides being there. Its habits bring subscriptions of their own.
+    #[must_use]
+    pub fn with_habits(mut self, habits: Habits) -> Self {
+        let own = MAX_SUBSCRIPTIONS.saturating_sub(habits.subscriptions());
+        self.subscriptions = self.subscriptions.min(own);
+        self.habits = Some(Box::new(habits));
+        self
     }
 }
 
@@ -72,16 +84,18 @@ impl Crowd {
     /// Lets these people in, one after the other over `spread`.
     pub fn start(
         target: Target,
-        people: impl IntoIterator<Item = Person, IntoIter: ExactSizeIterator>,
+        people: impl IntoIterator<Item = Person>,
         spread: Duration,
         seed: u64,
     ) -> Self {
-        let board = Arc::new(Board::new());
         let target = Arc::new(target);
-        let people = people.into_iter();
+        let people: Vec<Person> = people.into_iter().collect();
+        let habits = people.iter().filter_map(|person| person.habits.as_ref());
+        let rooms = habits.map(|habits| habits.all_rooms).max().unwrap_or(0);
+        let board = Arc::new(Board::new(rooms));
         let pause = spread / u32::try_from(people.len().max(1)).unwrap_or(u32::MAX);
         let mut tasks = JoinSet::new();
-        for (person, nth) in people.zip(0..) {
+        for (person, nth) in people.into_iter().zip(0..) {
             let (board, target) = (board.clone(), target.clone());
             tasks.spawn(async move {
                 sleep(pause * nth).await;
@@ -96,7 +110,7 @@ impl Crowd {
         Self { board, tasks }
     }
 
-    pub fn board(&self) -> &Board {
+    pub fn board(&self) -> &Arc<Board> {
         &self.board
     }
 

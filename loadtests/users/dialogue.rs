@@ -7,10 +7,12 @@ use std::{
 
 use ddp_gateway::ddp::message;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
     board::{Board, Pin, Standing},
+    busy::Busy,
+    chance::Chance,
     crowd::Person,
     kind::{Family, Rhythm},
     subscriptions::subscription,
@@ -32,6 +34,7 @@ pub(super) struct Dialogue<'a> {
     heard: Instant,
     /// SockJS arms its timer with the first message.
     heard_any: bool,
+    busy: Option<Box<Busy<'a>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +86,12 @@ struct Incoming<'a> {
     subs: Vec<Cow<'a, str>>,
     #[serde(borrow, default)]
     methods: Vec<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    collection: Cow<'a, str>,
+    #[serde(borrow)]
+    fields: Option<&'a RawValue>,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
     error: Option<Fault>,
 }
 
@@ -98,10 +107,13 @@ impl<'a> Dialogue<'a> {
         board: &'a Board,
         began: Instant,
         lost: Option<Instant>,
+        chance: Chance,
         now: Instant,
     ) -> Self {
         let rhythm = person.kind.rhythm();
+        let habits = person.habits.as_deref();
         Self {
+            busy: habits.map(|habits| Box::new(Busy::new(person, habits, board, chance))),
             person,
             board,
             rhythm,
@@ -165,7 +177,12 @@ impl<'a> Dialogue<'a> {
             "connected" => return self.hear_connected(&incoming, say, pin, now),
             "ping" => say.push(message::pong(id)),
             "pong" if !silent => self.pings = Pings::Due(now + self.rhythm.ping),
-            "result" => self.hear_result(id, incoming.error.as_ref(), say, now),
+            "result" => self.hear_result(id, &incoming, say, now),
+            "changed" => {
+                if let (Some(busy), Some(fields)) = (&mut self.busy, incoming.fields) {
+                    busy.hear_event(&incoming.collection, fields);
+                }
+            }
             "updated" => {
                 for id in &incoming.methods {
                     self.hear_updated(id);
@@ -176,13 +193,19 @@ impl<'a> Dialogue<'a> {
                     self.breach("ready does not name exactly one subscription");
                 }
                 for id in &incoming.subs {
-                    self.hear_sub_answer(id, None, now);
+                    self.hear_sub_answer(id, true, None, now);
                 }
             }
-            "nosub" => self.hear_sub_answer(id.unwrap_or_default(), incoming.error.as_ref(), now),
+            "nosub" => {
+                let id = id.unwrap_or_default();
+                self.hear_sub_answer(id, false, incoming.error.as_ref(), now);
+            }
             _ => {}
         }
         self.stand(pin);
+        if let (Some(busy), Standing::Settled) = (&mut self.busy, pin.standing()) {
+            busy.settled(say, now);
+        }
         None
     }
 
@@ -216,12 +239,17 @@ impl<'a> Dialogue<'a> {
     fn hear_result(
         &mut self,
         id: Option<&str>,
-        fault: Option<&Fault>,
+        incoming: &Incoming<'_>,
         say: &mut Vec<String>,
         now: Instant,
     ) {
+        let fault = incoming.error.as_ref();
+        let is_login = id == Some(self.login_id());
+        if let (Some(busy), false) = (&mut self.busy, is_login) {
+            return busy.hear_result(id, incoming.result, fault.is_some(), now);
+        }
         let sent = match self.login {
-            Login::Sent(sent) if id == Some(self.login_id()) => sent,
+            Login::Sent(sent) if is_login => sent,
             _ => return self.breach("a result that was not asked for, or a second one"),
         };
         let accepted = fault.is_none();
@@ -248,18 +276,32 @@ impl<'a> Dialogue<'a> {
             Login::Answered { accepted } if id == self.login_id() => {
                 self.login = Login::Updated { accepted };
             }
+            _ if self.busy.is_some() && id != self.login_id() => {
+                if let Some(busy) = &mut self.busy {
+                    busy.hear_updated(id);
+                }
+            }
             // Meteor's client throws.
             _ => self.breach("updated for an unknown method, or before its result"),
         }
     }
 
-    fn hear_sub_answer(&mut self, id: &str, fault: Option<&Fault>, now: Instant) {
-        let known = (0..self.person.subscriptions).find(|n| self.sub_id(*n) == id);
+    fn hear_sub_answer(&mut self, id: &str, ready: bool, fault: Option<&Fault>, now: Instant) {
+        let known = (0..self.subscriptions()).find(|n| self.sub_id(*n) == id);
         let bit = known.map_or(0, |n| 1_u64 << n);
         if self.subs.unanswered & bit == 0 {
+            if let (Some(busy), None, None) = (&mut self.busy, known, fault)
+                && busy.hear_sub_answer(id, ready, now)
+            {
+                return;
+            }
             return self.breach("an answer to a sub that has none to come");
         }
         self.subs.unanswered &= !bit;
+        let own = known.and_then(|n| n.checked_sub(self.person.subscriptions));
+        if let (Some(busy), Some(own), true) = (&mut self.busy, own, ready) {
+            busy.ready(own);
+        }
         let mut tally = self.board.tally();
         if let Some(fault) = fault {
             *tally.errors.entry(("sub", fault.name())).or_default() += 1;
@@ -292,10 +334,8 @@ impl<'a> Dialogue<'a> {
             Pings::Due(at) if self.connected => Some(at),
             _ => None,
         };
-        match (ping, self.dead_at()) {
-            (Some(ping), Some(dead)) => Some(ping.min(dead)),
-            (ping, dead) => ping.or(dead),
-        }
+        let act = self.busy.as_ref().and_then(|busy| busy.next_timeout());
+        [ping, self.dead_at(), act].into_iter().flatten().min()
     }
 
     fn dead_at(&self) -> Option<Instant> {
@@ -306,7 +346,10 @@ impl<'a> Dialogue<'a> {
         Some(self.heard + limit)
     }
 
-    pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
+    pub(super) fn due(&mut self, say: &mut Vec<String>, now: Instant) -> Option<Due> {
+        if let Some(busy) = &mut self.busy {
+            busy.due(say, now);
+        }
         if self.dead_at().is_some_and(|dead| dead <= now) {
             return Some(Due::GiveUp(self.rhythm.close));
         }
@@ -331,9 +374,13 @@ impl<'a> Dialogue<'a> {
     }
 
     fn subscribe(&mut self, say: &mut Vec<String>, now: Instant) {
-        for n in 0..self.person.subscriptions {
-            let family = self.person.kind.family();
-            let (name, params) = subscription(family, usize::from(n), &self.person.user);
+        for n in 0..self.subscriptions() {
+            let (name, params) = self.subscription(n);
+            if let (Some(busy), Some(own)) =
+                (&mut self.busy, n.checked_sub(self.person.subscriptions))
+            {
+                busy.subscribed(own);
+            }
             let sub = json!({
                 "msg": "sub",
                 "id": self.sub_id(n),
@@ -344,6 +391,25 @@ impl<'a> Dialogue<'a> {
             self.subs.unanswered |= 1 << n;
         }
         self.subs.sent = Some(now);
+    }
+
+    /// Those of the client, and behind them those of its user's habits.
+    fn subscriptions(&self) -> u8 {
+        let habits = self.person.habits.as_ref();
+        self.person.subscriptions + habits.map_or(0, |habits| habits.subscriptions())
+    }
+
+    fn subscription(&self, n: u8) -> (&'static str, Value) {
+        match (
+            &self.person.habits,
+            n.checked_sub(self.person.subscriptions),
+        ) {
+            (Some(habits), Some(own)) => habits.subscription(own),
+            _ => {
+                let family = self.person.kind.family();
+                subscription(family, usize::from(n), &self.person.user)
+            }
+        }
     }
 
     fn login_id(&self) -> &'static str {
@@ -390,9 +456,9 @@ mod tests {
 
     /// Says these in turn, and answers what the client said to each.
     fn talk(kind: Kind, lines: &[&str]) -> (Vec<Vec<String>>, Board, Standing) {
-        let (person, board) = (person(kind), Board::new());
+        let (person, board) = (person(kind), Board::new(0));
         let now = Instant::now();
-        let mut dialogue = Dialogue::new(&person, &board, now, None, now);
+        let mut dialogue = Dialogue::new(&person, &board, now, None, Chance::new(1), now);
         let mut pin = Pin::new(&board);
         let mut said = vec![Vec::new()];
         dialogue.open(Some("old"), &mut said[0], now);
@@ -403,6 +469,7 @@ mod tests {
         }
         let standing = pin.standing();
         drop(pin);
+        drop(dialogue);
         let kinds = said.iter().map(|said| {
             said.iter()
                 .map(|text| {
@@ -479,15 +546,15 @@ mod tests {
                 [(30_000, Due::Ping), (60_000, Due::GiveUp(1000))],
             ),
         ] {
-            let (person, board) = (person(kind), Board::new());
+            let (person, board) = (person(kind), Board::new(0));
             let now = Instant::now();
-            let mut dialogue = Dialogue::new(&person, &board, now, None, now);
+            let mut dialogue = Dialogue::new(&person, &board, now, None, Chance::new(1), now);
             let mut pin = Pin::new(&board);
             dialogue.hear(CONNECTED, &mut Vec::new(), &mut pin, now);
             for (ms, due) in expected {
                 let at = now + Duration::from_millis(ms);
                 assert_eq!(dialogue.next_timeout(), Some(at), "{kind:?}");
-                assert_eq!(dialogue.due(at), Some(due));
+                assert_eq!(dialogue.due(&mut Vec::new(), at), Some(due));
             }
         }
     }
@@ -500,8 +567,8 @@ mod tests {
             (Kind::ReactNative, Some(20)),
             (Kind::SDK, Some(60)),
         ] {
-            let (person, board) = (person(kind), Board::new());
-            let mut dialogue = Dialogue::new(&person, &board, now, None, now);
+            let (person, board) = (person(kind), Board::new(0));
+            let mut dialogue = Dialogue::new(&person, &board, now, None, Chance::new(1), now);
             let limit = limit.map(|seconds| now + Duration::from_secs(seconds));
             assert_eq!(dialogue.next_timeout(), limit, "{kind:?}");
             dialogue.hear_heartbeat(now);

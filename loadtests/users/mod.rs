@@ -7,7 +7,10 @@
 //! see goes to a [`Board`]: where all of them stand now, and a [`Tally`] of what has happened since
 //! it was last taken.
 //!
-//! `Dialogue`, `Reconnect` and the subscriptions compute; only `attempt`, `socket` and `crowd` touch
+//! A user with [`Habits`] does things while it is logged in: it calls methods, types, looks into rooms,
+//! and checks the numbers of what it hears. What was wrong with that is in [`Traffic`].
+//!
+//! `Dialogue`, `Busy`, `Reconnect` and the subscriptions compute; only `attempt`, `socket` and `crowd` touch
 //! a socket or a clock.
 
 #![allow(
@@ -19,20 +22,28 @@
 
 mod attempt;
 mod board;
+mod busy;
 mod chance;
 mod crowd;
 mod dialogue;
+mod habits;
+mod herald;
 mod kind;
 mod pulse;
 mod reconnect;
+mod series;
 mod socket;
 mod subscriptions;
 mod tally;
+mod traffic;
 
 pub use self::{
     board::{Board, Standing},
     crowd::{Crowd, Person, Target},
+    habits::{Habits, room_name},
+    herald::Herald,
     kind::Kind,
     pulse::Pulse,
     tally::{Ended, Spread, Tally},
+    traffic::{Faults, Traffic},
 };

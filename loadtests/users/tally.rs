@@ -8,6 +8,8 @@ use std::{
 
 use hdrhistogram::Histogram;
 
+use super::traffic::Traffic;
+
 /// How an attempt to have a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ended {
@@ -65,6 +67,8 @@ pub struct Tally {
     /// Breaches of protocol, and the first of them in words.
     pub breaches: u64,
     pub first_breaches: Vec<String>,
+    /// What users with habits did and heard.
+    pub traffic: Traffic,
 }
 
 impl Tally {
@@ -87,6 +91,7 @@ impl Tally {
             errors: BTreeMap::new(),
             breaches: 0,
             first_breaches: Vec::new(),
+            traffic: Traffic::default(),
         }
     }
 

@@ -93,6 +93,15 @@ pub(super) fn call(caller: &Caller<'_>, method: &str, params: &[Value]) -> Outco
             let ms = params.first().and_then(Value::as_u64).unwrap_or(0);
             Outcome::Later(Duration::from_millis(ms).min(MAX_SLEEP), json!(ms))
         }
+        "demo:count" => {
+            let ms = params.get(1).and_then(Value::as_u64).unwrap_or(0);
+            let pause = Duration::from_millis(ms).min(MAX_SLEEP);
+            match caller.workspace.counter().count(text(0).unwrap_or_default()) {
+                Some(count) if pause.is_zero() => Outcome::Done(json!(count)),
+                Some(count) => Outcome::Later(pause, json!(count)),
+                None => Outcome::Failed(Fault::new(400, "No call is counted under this key")),
+            }
+        }
         "demo:fail" => Outcome::Failed(Fault::new(500, "Internal server error")),
         _ => match method.strip_prefix("stream-") {
             Some(_) => write_stream(caller, method, params),

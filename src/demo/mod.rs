@@ -3,6 +3,7 @@
 
 mod answers;
 mod body;
+pub mod counted;
 pub mod deployment;
 mod dialogue;
 mod door;

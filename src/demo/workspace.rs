@@ -12,6 +12,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
+    counted::{Counted, Counter},
     hub::{Bus, ConnectionId, Topic},
     logins::{LoginCounters, LoginDesk, LoginModel},
 };
@@ -53,6 +54,29 @@ struct State {
     ids: AtomicU64,
     connections: AtomicU64,
     logins: Arc<LoginDesk>,
+    counter: Counter,
+    changes: [AtomicU64; 4],
+}
+
+/// Users by the status that is shown of them, or changes to that status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statuses {
+    pub offline: u64,
+    pub online: u64,
+    pub away: u64,
+    pub busy: u64,
+}
+
+impl Statuses {
+    fn of(counts: [u64; 4]) -> Self {
+        let [offline, online, away, busy] = counts;
+        Self {
+            offline,
+            online,
+            away,
+            busy,
+        }
+    }
 }
 
 /// A user who has logged in with the token `demo-<name>`.
@@ -140,6 +164,34 @@ impl Workspace {
     /// Logins on all streamers together.
     pub fn logins(&self) -> LoginCounters {
         self.state.logins.counters()
+    }
+
+    /// Calls of `demo:count` on all streamers together.
+    pub fn counted(&self) -> Counted {
+        self.state.counter.counted()
+    }
+
+    pub(super) fn counter(&self) -> &Counter {
+        &self.state.counter
+    }
+
+    /// How many users are shown with each status, of those who ever logged in.
+    pub fn presence(&self) -> Statuses {
+        let mut counts = [0; 4];
+        for presence in lock(&self.state.users).values() {
+            counts[presence.shown as usize] += 1;
+        }
+        Statuses::of(counts)
+    }
+
+    /// How often a user's status changed to each, since the start.
+    pub fn presence_changes(&self) -> Statuses {
+        let changes = &self.state.changes;
+        Statuses::of(
+            changes
+                .each_ref()
+                .map(|count| count.load(Ordering::Relaxed)),
+        )
     }
 
     pub(super) fn login_desk(&self) -> &Arc<LoginDesk> {
@@ -267,6 +319,7 @@ impl Workspace {
             return;
         }
         presence.shown = visible;
+        self.state.changes[visible as usize].fetch_add(1, Ordering::Relaxed);
         let text = presence.text.clone();
         // Published under the lock, so that two changes of one user arrive in their order.
         let status = visible as u8;

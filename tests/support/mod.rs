@@ -34,11 +34,16 @@ pub struct Looks {
 impl Looks {
     /// For [`PATIENCE`]; the first look is at once.
     pub fn start() -> Self {
+        Self::within(PATIENCE)
+    }
+
+    /// For as long as this.
+    pub fn within(patience: Duration) -> Self {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             ticks,
-            deadline: Instant::now() + PATIENCE,
+            deadline: Instant::now() + patience,
         }
     }
 

@@ -1,0 +1,509 @@
+//! A user who does things, without I/O: what it says, and whether what it hears is right.
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{Value, json, value::RawValue};
+
+use super::{
+    board::Board,
+    chance::Chance,
+    crowd::Person,
+    habits::{Habits, MESSAGES, PRESENCE, ROOM, activity, options, room_name},
+    kind::Family,
+    series::{Series, Step},
+    traffic::Faults,
+};
+
+/// What a user does on one connection, and what it is told there.
+pub(super) struct Busy<'a> {
+    person: &'a Person,
+    habits: &'a Habits,
+    board: &'a Board,
+    chance: Chance,
+    /// Number of the next message that has an id.
+    next: u32,
+    act_at: Option<Instant>,
+    away_told: bool,
+    /// Rooms whose messages come, by name.
+    rooms: HashMap<String, Listening>,
+    /// What others write in a room while they type, by room and name.
+    typists: HashMap<(String, String), Typist>,
+    /// Tells its writing from that of its earlier connections.
+    connection: u64,
+    written: u64,
+    /// Who is away and was shown as online, which is what a login does for a moment.
+    blinking: HashSet<String>,
+    calls: HashMap<String, Call>,
+    visit: Visit,
+}
+
+struct Typist {
+    connection: u64,
+    series: Series,
+}
+
+struct Listening {
+    room: u32,
+    /// `None` until the subscription is ready.
+    series: Option<Series>,
+}
+
+struct Call {
+    sent: Instant,
+    /// The result is here, `updated` is not.
+    answered: bool,
+    /// The result is how often this was executed.
+    counts: bool,
+}
+
+/// A look into a room that the user is not in.
+enum Visit {
+    None,
+    Opening {
+        id: String,
+        room: u32,
+    },
+    Open {
+        id: String,
+        room: u32,
+        until: Instant,
+    },
+    /// `done`: the last message that had been published when the client said that it leaves.
+    Closing {
+        id: String,
+        room: u32,
+        done: u64,
+    },
+}
+
+/// The body of an event.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields<'a> {
+    #[serde(borrow, default)]
+    event_name: Cow<'a, str>,
+    #[serde(borrow)]
+    args: &'a RawValue,
+}
+
+/// A room's message.
+#[derive(Deserialize)]
+struct Said {
+    n: u64,
+    /// When, in microseconds of the board's clock.
+    at: u64,
+    /// All users report that they have this one.
+    #[serde(default)]
+    last: bool,
+}
+
+#[derive(Deserialize)]
+struct Written {
+    connection: u64,
+    n: u64,
+}
+
+impl<'a> Busy<'a> {
+    pub(super) fn new(
+        person: &'a Person,
+        habits: &'a Habits,
+        board: &'a Board,
+        chance: Chance,
+    ) -> Self {
+        Self {
+            person,
+            habits,
+            board,
+            chance,
+            next: 100,
+            act_at: None,
+            away_told: false,
+            rooms: HashMap::new(),
+            typists: HashMap::new(),
+            connection: board.key(),
+            written: 0,
+            blinking: HashSet::new(),
+            calls: HashMap::new(),
+            visit: Visit::None,
+        }
+    }
+
+    /// Subscription number `n` of the user's habits has been asked for.
+    pub(super) fn subscribed(&mut self, n: u8) {
+        if let Some(room) = self.habits.room_of(n) {
+            self.listen(room);
+        }
+    }
+
+    /// It is ready.
+    pub(super) fn ready(&mut self, n: u8) {
+        if let Some(room) = self.habits.room_of(n) {
+            self.hears(room);
+        }
+    }
+
+    fn listen(&mut self, room: u32) {
+        let listening = Listening { room, series: None };
+        self.rooms.insert(room_name(room), listening);
+    }
+
+    fn hears(&mut self, room: u32) {
+        // What is published from now on has to come.
+        let series = Series::from(self.board.begun(room) + 1);
+        if let Some(listening) = self.rooms.get_mut(&room_name(room)) {
+            listening.series = Some(series);
+        }
+    }
+
+    /// The client has all that it asked for at its start.
+    pub(super) fn settled(&mut self, say: &mut Vec<String>, now: Instant) {
+        if self.act_at.is_some() {
+            return;
+        }
+        if self.habits.away && !self.away_told {
+            self.away_told = true;
+            self.call("UserPresence:away", &json!([]), false, say, now);
+        }
+        self.act_at = Some(now + self.pause());
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.act_at
+    }
+
+    /// Does what it is time for.
+    pub(super) fn due(&mut self, say: &mut Vec<String>, now: Instant) {
+        if self.act_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.act_at = Some(now + self.pause());
+        if let Visit::Open { until, .. } = self.visit
+            && (until <= now || !self.board.is_busy())
+        {
+            return self.leave(say);
+        }
+        if !self.board.is_busy() || self.calls.len() >= CALLS {
+            return;
+        }
+        match self.chance.next() % 100 {
+            0..45 => self.count(0, say, now),
+            45..55 => {
+                let pause = 200 + self.chance.next() % 1300;
+                self.count(pause, say, now);
+            }
+            55..80 => self.write(say, now),
+            _ => self.look_in(say),
+        }
+    }
+
+    fn pause(&mut self) -> Duration {
+        self.chance.around(self.habits.pause, 0.9)
+    }
+
+    /// Calls what is counted where it is executed, and takes so many milliseconds.
+    fn count(&mut self, pause: u64, say: &mut Vec<String>, now: Instant) {
+        let key = format!("{}-{}", self.person.number, self.board.key());
+        self.call("demo:count", &json!([key, pause]), true, say, now);
+    }
+
+    fn write(&mut self, say: &mut Vec<String>, now: Instant) {
+        let Some(room) = self.habits.rooms.first() else {
+            return;
+        };
+        self.written += 1;
+        let params = json!([
+            activity(*room),
+            self.name(),
+            ["user-typing"],
+            { "connection": self.connection, "n": self.written },
+        ]);
+        self.call(ROOM, &params, false, say, now);
+    }
+
+    fn call(
+        &mut self,
+        method: &str,
+        params: &Value,
+        counts: bool,
+        say: &mut Vec<String>,
+        now: Instant,
+    ) {
+        let id = self.id();
+        let message = json!({ "msg": "method", "id": id, "method": method, "params": params });
+        say.push(message.to_string());
+        let call = Call {
+            sent: now,
+            answered: false,
+            counts,
+        };
+        self.calls.insert(id, call);
+        let mut tally = self.board.tally();
+        tally.traffic.called += 1;
+        tally.traffic.counted += u64::from(counts);
+    }
+
+    fn look_in(&mut self, say: &mut Vec<String>) {
+        if !matches!(self.visit, Visit::None) {
+            return;
+        }
+        let Ok(room) = u32::try_from(self.chance.next() % u64::from(self.habits.all_rooms.max(1)))
+        else {
+            return;
+        };
+        if self.habits.rooms.contains(&room) {
+            return;
+        }
+        let id = match self.person.kind.family() {
+            Family::Web => self.chance.letters(17),
+            Family::ReactNative | Family::Sdk => self.id(),
+        };
+        let params = json!([room_name(room), options()]);
+        let sub = json!({ "msg": "sub", "id": id, "name": MESSAGES, "params": params });
+        say.push(sub.to_string());
+        self.listen(room);
+        self.visit = Visit::Opening { id, room };
+    }
+
+    fn leave(&mut self, say: &mut Vec<String>) {
+        let Visit::Open { id, room, .. } = std::mem::replace(&mut self.visit, Visit::None) else {
+            return;
+        };
+        say.push(json!({ "msg": "unsub", "id": id }).to_string());
+        let done = self.board.done(room);
+        self.visit = Visit::Closing { id, room, done };
+    }
+
+    fn id(&mut self) -> String {
+        let n = self.next;
+        self.next += 1;
+        match self.person.kind.family() {
+            Family::Web => n.to_string(),
+            Family::ReactNative => format!("ddp-{n}"),
+            Family::Sdk => format!("rc-ddp-client-{n}"),
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.person.user.strip_prefix("uid-").unwrap_or_default()
+    }
+
+    pub(super) fn hear_result(
+        &mut self,
+        id: Option<&str>,
+        result: Option<&RawValue>,
+        failed: bool,
+        now: Instant,
+    ) {
+        let mut tally = self.board.tally();
+        let call = id.and_then(|id| self.calls.get_mut(id));
+        let Some(call) = call.filter(|call| !call.answered) else {
+            tally.traffic.faults.answers += 1;
+            return tally.breach(self.person.number, &format!("a result for {id:?}"));
+        };
+        call.answered = true;
+        tally.traffic.call.record(now - call.sent);
+        if failed {
+            tally.traffic.faults.failed += 1;
+        } else if call.counts && result.map(RawValue::get) != Some("1") {
+            tally.traffic.faults.repeated += 1;
+        }
+    }
+
+    pub(super) fn hear_updated(&mut self, id: &str) {
+        let mut tally = self.board.tally();
+        match self.calls.get(id) {
+            Some(Call { answered: true, .. }) => {
+                self.calls.remove(id);
+                tally.traffic.answered += 1;
+            }
+            _ => {
+                tally.traffic.faults.answers += 1;
+                tally.breach(self.person.number, &format!("updated for {id:?}"));
+            }
+        }
+    }
+
+    /// Whether the answer was to a subscription of this user's visits.
+    pub(super) fn hear_sub_answer(&mut self, id: &str, ready: bool, now: Instant) -> bool {
+        match &self.visit {
+            Visit::Opening { id: asked, room } if asked == id && ready => {
+                let room = *room;
+                self.hears(room);
+                let until = now + self.chance.around(3 * self.habits.pause, 0.9);
+                let id = id.to_owned();
+                self.visit = Visit::Open { id, room, until };
+                true
+            }
+            Visit::Closing {
+                id: asked,
+                room,
+                done,
+            } if asked == id && !ready => {
+                let (room, done) = (*room, *done);
+                self.visit = Visit::None;
+                let mut tally = self.board.tally();
+                tally.traffic.visits += 1;
+                if let Some(Listening {
+                    series: Some(series),
+                    ..
+                }) = self.rooms.remove(&room_name(room))
+                {
+                    tally.traffic.faults.lost += series.behind(done);
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn hear_event(&mut self, collection: &str, fields: &RawValue) {
+        match collection {
+            MESSAGES | ROOM | PRESENCE => {}
+            _ => return,
+        }
+        if collection == PRESENCE {
+            return self.hear_presence(fields);
+        }
+        let Ok(fields) = serde_json::from_str::<Fields<'_>>(fields.get()) else {
+            return self.board.tally().breach(
+                self.person.number,
+                &format!("an event without a body: {}", fields.get()),
+            );
+        };
+        let args = fields.args.get();
+        if collection == MESSAGES {
+            if let Ok((said,)) = serde_json::from_str::<(Said,)>(args) {
+                self.hear_said(&fields.event_name, &said);
+            }
+        } else if let Some((room, "user-activity")) = fields.event_name.split_once('/')
+            && let Ok((who, _, written)) =
+                serde_json::from_str::<(Cow<'_, str>, IgnoredAny, Written)>(args)
+        {
+            self.hear_written(room, &who, &written);
+        }
+    }
+
+    fn hear_said(&mut self, room: &str, said: &Said) {
+        let board = self.board;
+        let mut tally = board.tally();
+        let traffic = &mut tally.traffic;
+        let delay = board
+            .elapsed()
+            .saturating_sub(Duration::from_micros(said.at));
+        traffic.delay.record(delay);
+        let listening = self.rooms.get_mut(room);
+        let Some(Listening {
+            room: number,
+            series: Some(series),
+        }) = listening
+        else {
+            traffic.faults.strays += 1;
+            let when = match self.rooms.contains_key(room) {
+                true => "before it is ready",
+                false => "when it is over",
+            };
+            let what = format!("number {} of {room} {when}", said.n);
+            return tally.breach(self.person.number, &what);
+        };
+        let wrong = step(series, said.n, &mut traffic.faults);
+        if let Some(wrong) = wrong {
+            let what = format!("number {} of {room}: {wrong:?}", said.n);
+            tally.breach(self.person.number, &what);
+        }
+        if said.last && self.habits.rooms.contains(number) {
+            board.has_last();
+        }
+    }
+
+    fn hear_written(&mut self, room: &str, who: &str, written: &Written) {
+        let Written { connection, n } = *written;
+        let board = self.board;
+        let mut tally = board.tally();
+        if who == self.name() {
+            tally.traffic.faults.echoes += 1;
+            let what = format!("its own writing, number {n}");
+            return tally.breach(self.person.number, &what);
+        }
+        tally.traffic.typed += 1;
+        // The first that is heard of a connection may be any.
+        let unheard = || Typist {
+            connection,
+            series: Series::from(u64::MAX),
+        };
+        let key = (room.to_owned(), who.to_owned());
+        let typist = self.typists.entry(key).or_insert_with(unheard);
+        if typist.connection != connection {
+            *typist = unheard();
+        }
+        if let Some(wrong) = step(&mut typist.series, n, &mut tally.traffic.faults) {
+            let what = format!("writing number {n} of {who} in {room}: {wrong:?}");
+            tally.breach(self.person.number, &what);
+        }
+    }
+
+    fn hear_presence(&mut self, fields: &RawValue) {
+        /// `[[name, status, text]]`.
+        #[derive(Deserialize)]
+        struct Presence<'a> {
+            #[serde(borrow)]
+            uid: Cow<'a, str>,
+            #[serde(borrow)]
+            args: [(Cow<'a, str>, u8, Cow<'a, str>); 1],
+        }
+        if !self.board.is_busy() {
+            return;
+        }
+        let mut tally = self.board.tally();
+        match serde_json::from_str::<Presence<'_>>(fields.get()) {
+            Ok(Presence {
+                uid,
+                args: [(_, status, _)],
+            }) => {
+                match status {
+                    1 => {
+                        tally.traffic.blinks += 1;
+                        self.blinking.insert(uid.into_owned());
+                        return;
+                    }
+                    2 if self.blinking.remove(&*uid) => return,
+                    _ => tally.traffic.faults.flaps += 1,
+                }
+                let what = format!("{uid} shown with status {status}");
+                tally.breach(self.person.number, &what);
+            }
+            Err(error) => tally.breach(self.person.number, &format!("presence: {error}")),
+        }
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let unanswered = self.calls.len() as u64;
+        if unanswered > 0 {
+            self.board.tally().traffic.faults.abandoned += unanswered;
+        }
+    }
+}
+
+/// Notes what is wrong about a number.
+fn step(series: &mut Series, number: u64, faults: &mut Faults) -> Option<Step> {
+    let step = series.hear(number);
+    match step {
+        Step::Next => return None,
+        Step::Gap(count) => faults.lost += count,
+        Step::Late => {
+            faults.lost = faults.lost.saturating_sub(1);
+            faults.disordered += 1;
+        }
+        Step::Again => faults.doubled += 1,
+    }
+    Some(step)
+}
+
+/// Calls that a user has under way at most.
+const CALLS: usize = 20;

@@ -1,0 +1,85 @@
+//! Sessions move from streamer to streamer while their clients are busy, and no client notices.
+//!
+//! The gateway is a process of its own, the streamers and the users are in this one. The users hear
+//! numbered messages in their rooms, call methods that are counted where they are executed, type,
+//! watch each other's presence, and open and close subscriptions. By hand:
+//!
+//!     MIGRATION_CLIENTS=5000 cargo test --release --test migration -- --nocapture --test-threads 1
+//!
+//! What is printed says how long each part took, and how late events were in it.
+
+#![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
+
+mod gate;
+mod orders;
+mod scene;
+mod stage;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../../loadtests/users/mod.rs"]
+mod users;
+
+use std::time::Duration;
+
+use crate::{
+    scene::Scene,
+    users::{Ended, Faults},
+};
+
+/// What the others see is worth something only if this passes: the harness itself loses nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_misses_anything_where_nothing_happens() {
+    let mut scene = Scene::start(3, 3).await;
+    scene.quiet("nothing happens").await.is_calm();
+    scene.finish().await.is_calm();
+    scene.nobody_noticed();
+}
+
+/// Its clients, and only they, are closed; each of them comes back once, when a login is free.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_is_killed_and_only_its_clients_are_closed() {
+    let mut scene = Scene::start_mortal().await;
+    scene.quiet("before").await.is_calm();
+    let lost = scene.streamers[2].sessions();
+    assert!(lost > 0);
+    scene.gate.as_mut().unwrap().kill();
+    let board = scene.crowd.board().clone();
+    scene
+        .sees("its clients to be back", async || {
+            board.back() == lost as u64
+        })
+        .await;
+    scene.everybody_is_settled().await;
+    let stage = scene.stage("one of three is killed");
+    let tally = &stage.tally;
+    println!("    back        {}", tally.back);
+    let closed = [("reason", "streamer_lost")];
+    let closed = scene.metrics().await.sum("sessions_closed_total", &closed);
+    assert_eq!(closed.to_string(), lost.to_string());
+    assert_eq!(tally.ended.len(), 1, "{:?}", tally.ended);
+    assert_eq!(tally.ended[&Ended::Closed(Some(1012))], lost as u64);
+    // One attempt of each brought it back.
+    assert_eq!(tally.attempts.len(), lost);
+    assert_eq!(tally.most_attempts(Duration::from_secs(1)).0, 1);
+    assert_eq!(tally.errors.len(), 0, "{:?}", tally.errors);
+    // Whoever went away was seen to go, and what it had asked remains unanswered.
+    let unavoidable = Faults {
+        flaps: tally.traffic.faults.flaps,
+        abandoned: tally.traffic.faults.abandoned,
+        ..Faults::default()
+    };
+    assert_eq!(
+        tally.traffic.faults, unavoidable,
+        "{:?}",
+        tally.first_breaches
+    );
+    assert_eq!(
+        tally.breaches, unavoidable.flaps,
+        "{:?}",
+        tally.first_breaches
+    );
+    scene.quiet("after").await.is_calm();
+    scene.finish().await.is_calm();
+    assert!(scene.workspace.counted().most <= 1);
+    scene.logins_were_paced();
+}
