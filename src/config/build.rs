@@ -70,6 +70,7 @@ impl<'a> Builder<'a> {
             logins: self.logins(),
             trusted_proxies,
             affinity: self.affinity(),
+            rebalance: self.rebalance(),
             drain: self.drain(),
             log: Log {
                 format: file.log.format.value,

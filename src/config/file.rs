@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use ipnet::IpNet;
 
 use super::{
-    model::{HostPattern, LogFormat, Server},
+    model::{HostPattern, LogFormat, RebalanceMode, Server},
     table::{Key, Maybe, Required, Setting, Shape, Table as _, tables},
     value::{
         address::{DnsName, Endpoint},
@@ -85,6 +85,11 @@ tables! {
 
         /// A returning client goes back to its streamer while that is healthy and has room.
         affinity: AffinityFile,
+
+        /// Live sessions go from one streamer to another without their clients' noticing, to level
+        /// the streamers of a pool and to empty those that go. It takes the turns of logins, and
+        /// the idlest go first.
+        rebalance: RebalanceFile,
 
         /// What SIGTERM does. Together it must fit in terminationGracePeriodSeconds, which is
         /// 30 s in Kubernetes when nothing else is said.
@@ -430,6 +435,24 @@ tables! {
 
         /// File that holds the secret, instead.
         secret_file: Option<Setting<FilePath>> | "/etc/ddp-gateway/secret",
+    }
+
+    /// `[rebalance]`
+    RebalanceFile {
+        /// What happens when a streamer has joined, or is too full for the threshold: sessions move
+        /// until nobody has more than a tenth above the mean. "slow": at a tenth of the rate of
+        /// [logins]; "fast": at all of it, as long as no client waits for its login; "off": nothing,
+        /// and what is under way stops. Who cannot be moved stays.
+        mode: Setting<RebalanceMode> = "slow",
+
+        /// A streamer is too full when it has this share, 0.1 at least, and ten sessions more than
+        /// the mean for 5 s. Newcomers go to the emptiest streamer, so that is seldom.
+        threshold: Setting<Share> = 0.25,
+
+        /// Move the sessions of a streamer that discovery does not list any more, though it still
+        /// serves them: in Kubernetes, a pod that is about to end. At the rate of [logins]. Who
+        /// cannot be moved stays as long as the streamer does.
+        leaving: Setting<bool> = true,
     }
 
     /// `[drain]`

@@ -34,6 +34,7 @@ pub struct Config {
     pub logins: Logins,
     pub trusted_proxies: Ranges,
     pub affinity: Affinity,
+    pub rebalance: Rebalance,
     pub drain: Drain,
     pub log: Log,
     /// Load the configuration again when its file (or a certificate) changes.
@@ -292,6 +293,26 @@ pub struct Affinity {
     pub secret: Option<Secret<Vec<u8>>>,
     /// How long a client is remembered.
     pub remember: Duration,
+}
+
+/// When live sessions go to other streamers by themselves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rebalance {
+    pub mode: RebalanceMode,
+    /// The fullest streamer may have this share of the mean, 0.1 to 1.0, above the mean.
+    pub threshold: f64,
+    /// Those of a streamer go that is not discovered any more.
+    pub leaving: bool,
+}
+
+/// How fast the streamers of a pool are levelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RebalanceMode {
+    Off,
+    /// At a tenth of the pace of logins.
+    Slow,
+    /// At the pace of logins.
+    Fast,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,16 +9,39 @@ use super::{
     build::Builder,
     diagnostic::Diagnostic,
     file::{DiscoveryFile, DnsFile},
-    model::{Dns, DnsKind, Pool, Queue},
+    model::{Dns, DnsKind, Pool, Queue, Rebalance},
     table::{Maybe, Setting},
-    value::{address::Endpoint, list::Many, text::Record},
+    value::{address::Endpoint, list::Many, quantity::Share, text::Record},
 };
 use crate::base::id::{PoolName, StreamerAddr};
 
 /// Name of the pool that is made of the top-level keys.
 pub const DEFAULT_POOL: &str = "default";
 
+/// Up to this share of the fullest streamer above the mean, streamers are level.
+const LEVEL: f64 = 0.1;
+
 impl Builder<'_> {
+    pub(super) fn rebalance(&mut self) -> Rebalance {
+        let Setting {
+            value: Share(threshold),
+            place,
+            ..
+        } = &self.file.rebalance.threshold;
+        if *threshold < LEVEL {
+            self.faults.push(
+                Diagnostic::error(place, "rebalancing would never rest")
+                    .label("streamers are level at 0.1")
+                    .help("0.1 at least; 0.25 leaves room for clients that come and go"),
+            );
+        }
+        Rebalance {
+            mode: self.file.rebalance.mode.value,
+            threshold: threshold.max(LEVEL),
+            leaving: self.file.rebalance.leaving.value,
+        }
+    }
+
     pub(super) fn pools(&mut self) -> Vec<Pool> {
         let file = self.file;
         let (streamers, mut dns) = self.streamers(file.streamers.given());

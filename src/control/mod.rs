@@ -7,6 +7,7 @@ mod bounds;
 pub mod drain;
 pub mod listeners;
 mod login_task;
+mod moves;
 pub mod pool_task;
 mod pools;
 pub mod reload;

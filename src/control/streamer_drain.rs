@@ -1,7 +1,9 @@
-//! Emptying one streamer on the operator's order, while the others go on.
+//! Emptying single streamers while the others go on: on the operator's order, or because discovery
+//! does not list one any more.
 //!
-//! What is wanted stands in the pool ([`AdminState::Drain`]), which is where it ends as well: this
-//! task looks there before each session that it closes, and keeps nothing but the pace.
+//! What is wanted stands in the pool ([`AdminState::Drain`], `PoolView::leaving`), which is where it
+//! ends as well: this task looks there before each session that it has moved, and keeps nothing but
+//! the pace. Moves that are under way when it ends arrive.
 
 use std::{
     collections::BTreeMap,
@@ -19,14 +21,14 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::app::{Control, Inner};
+use super::{
+    app::{Control, Inner},
+    drain::Stage,
+    moves::{self, Key},
+};
 use crate::{
-    base::id::{PoolName, SessionId, StreamerId},
-    pool::{AdminState, Emptying, Pool, Streamer},
-    proxy::{
-        mailbox::Command,
-        registry::{Entry, Standing},
-    },
+    pool::{AdminState, Emptying, Ends, Pool, Seen, Streamer, Tally, Turn},
+    proxy::mailbox::Command,
     session::Disconnect,
 };
 
@@ -37,28 +39,32 @@ pub(super) struct StreamerDrains {
     hurry: Notify,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    pool: PoolName,
-    streamer: StreamerId,
-}
-
 /// How far the drain of a streamer is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StreamerDrain {
     pub pool: String,
     pub streamer: String,
     pub address: String,
+    /// On the operator's order.
     pub draining: bool,
+    /// Its sessions are moved because discovery does not list it any more; who cannot be moved
+    /// stays.
+    pub leaving: bool,
     /// Since the order.
     pub since_seconds: Option<u64>,
-    /// Sessions on it.
+    /// Sessions on it, those under way among them.
     pub left: u32,
-    /// Sessions that were told to end.
+    /// Sessions that went to another streamer, without their clients' noticing.
+    pub moved: u64,
+    /// Moves that are not over.
+    pub under_way: usize,
+    /// Sessions that were told to end, because they could not be moved.
     pub closed: u64,
-    /// Sessions that end in a second.
+    /// Sessions that could not be moved, by the reason.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Sessions that leave in a second, at most.
     pub rate: Option<u32>,
-    /// Until it is empty.
+    /// Until it is empty; `null` when there is no telling.
     pub eta_seconds: Option<u64>,
     /// Whether another streamer of the pool takes its clients.
     pub others: bool,
@@ -75,8 +81,9 @@ pub struct UnknownStreamer {
 
 impl Control {
     /// Empties the streamers with this id or address: they get no new sessions, and those they have
-    /// end with 1012, `rate` in a second, or else as many as may log in. When it is under way
-    /// already, it goes on, at the new rate if there is one.
+    /// move to others, the idlest first, `rate` in a second, or else as many as may log in. Those
+    /// that cannot be moved end with 1012 after that. When it is under way already, it goes on, at
+    /// the new rate if there is one.
     ///
     /// # Errors
     /// When there is no such streamer.
@@ -122,7 +129,7 @@ impl Control {
     }
 
     /// Takes the streamers with this id or address back into rotation. Those of their sessions that
-    /// have not been told to end stay.
+    /// have not been told to move or to end stay.
     ///
     /// # Errors
     /// When there is no such streamer.
@@ -196,25 +203,24 @@ fn find(inner: &Inner, name: &str) -> Result<Vec<Found>, UnknownStreamer> {
     })
 }
 
-/// Streamers to be emptied, those among them that discovery does not list any more.
+/// Streamers to be emptied: on order, or because discovery does not list them any more.
 fn drained(inner: &Inner) -> Vec<Found> {
     let snapshot = inner.shared.snapshot.load();
+    let move_leaving = snapshot.config.rebalance.leaving;
     let mut drained = Vec::new();
     for pool in &snapshot.pools {
         let view = pool.view();
-        let leaving = view
-            .leaving
-            .iter()
-            .filter(|entry| entry.streamer.sessions() > 0);
-        for entry in view.entries.iter().chain(leaving) {
-            if let AdminState::Drain { .. } = entry.admin {
-                drained.push(Found {
-                    pool: pool.clone(),
-                    streamer: entry.streamer.clone(),
-                    admin: entry.admin,
-                });
-            }
-        }
+        let ordered = |admin| matches!(admin, AdminState::Drain { .. });
+        let listed = view.entries.iter().filter(|entry| ordered(entry.admin));
+        let leaving = view.leaving.iter().filter(|entry| {
+            let wanted = ordered(entry.admin) || move_leaving && entry.admin == AdminState::Ready;
+            wanted && entry.streamer.sessions() > 0
+        });
+        drained.extend(listed.chain(leaving).map(|entry| Found {
+            pool: pool.clone(),
+            streamer: entry.streamer.clone(),
+            admin: entry.admin,
+        }));
     }
     drained
 }
@@ -228,17 +234,22 @@ fn describe(inner: &Inner, found: Vec<Found>, now: Instant) -> Vec<StreamerDrain
             AdminState::Drain { since, .. } => Some(since),
             AdminState::Ready | AdminState::Maint { .. } => None,
         };
+        let tally = emptying.map_or_else(Tally::default, |emptying| emptying.tally().clone());
         StreamerDrain {
             pool: found.pool.name().to_string(),
             streamer: found.streamer.id.to_string(),
             address: found.streamer.addr.to_string(),
             draining: since.is_some(),
+            leaving: since.is_none() && emptying.is_some(),
             since_seconds: since.map(|since| now.saturating_duration_since(since).as_secs()),
             left,
-            closed: emptying.map_or(0, Emptying::closed),
+            moved: tally.moved,
+            under_way: emptying.map_or(0, Emptying::under_way),
+            closed: tally.closed,
+            refused: tally.refused,
             rate: emptying.map(Emptying::rate),
             eta_seconds: emptying
-                .map(|emptying| emptying.remaining(left))
+                .and_then(|emptying| emptying.remaining(left))
                 .map(|eta| eta.as_secs() + u64::from(eta.subsec_nanos() > 0)),
             others: found.pool.view().any_eligible(),
         }
@@ -273,10 +284,14 @@ async fn drive(inner: &Inner) -> ! {
     }
 }
 
-/// Closes the sessions whose turn it is; returns when to come again.
+/// Tells the sessions whose turn it is; returns when to come again.
 fn step(inner: &Inner, now: Instant) -> Instant {
     let mut running = inner.streamer_drains.lock();
-    let drained = drained(inner);
+    // When the process closes its sockets, nobody needs another streamer.
+    let drained = match inner.exit.stage() {
+        Stage::Running | Stage::Waiting => drained(inner),
+        Stage::Closing | Stage::Stopped => Vec::new(),
+    };
     let wanted: BTreeMap<Key, AdminState> = drained
         .iter()
         .map(|found| (found.key(), found.admin))
@@ -286,85 +301,93 @@ fn step(inner: &Inner, now: Instant) -> Instant {
     let sharing = drained
         .iter()
         .filter(|found| found.streamer.sessions() > 0)
-        .filter(|found| matches!(found.admin, AdminState::Drain { rate: None, .. }))
+        .filter(|found| !matches!(found.admin, AdminState::Drain { rate: Some(_), .. }))
         .count();
     let sharing = u32::try_from(sharing).unwrap_or(u32::MAX).max(1);
     let share = (inner.shared.logins.rate_limit() / sharing).max(1);
     for (key, admin) in wanted {
-        let rate = match admin {
-            AdminState::Drain {
-                rate: Some(rate), ..
-            } => rate.get(),
-            _ => share,
+        let (rate, ends) = match admin {
+            AdminState::Drain { rate, .. } => (rate.map_or(share, NonZeroU32::get), Ends::Told),
+            AdminState::Ready | AdminState::Maint { .. } => (share, Ends::ByThemselves),
         };
-        running
-            .entry(key)
-            .or_insert_with(|| Emptying::new(rate, rand::random(), now))
-            .set_rate(rate, now);
+        let emptying = running.entry(key.clone()).or_insert_with(|| {
+            if ends == Ends::ByThemselves {
+                info!(
+                    pool = %key.pool, streamer = %key.streamer, rate,
+                    "streamer {} is not discovered any more and still has sessions: they are \
+                     moved to others; [rebalance] leaving = false would leave them there",
+                    key.streamer
+                );
+            }
+            Emptying::new(rate, ends, rand::random(), now)
+        });
+        emptying.set_rate(rate, now);
+        emptying.set_ends(ends);
+    }
+    for (key, emptying) in running.iter_mut() {
+        for id in emptying.asked(now) {
+            emptying.heard(id, moves::progress(inner, id, key), now);
+        }
     }
     look(inner, &mut running, now);
+    let mut under_way: usize = running.values().map(Emptying::under_way).sum();
+    let most = moves::most_under_way(inner, now);
     let mut wake_at = now + LOOK_EVERY;
     for (key, emptying) in running.iter_mut() {
-        while let Some(id) = emptying.next(now) {
-            if close(inner, id, key) {
-                emptying.told(id, now);
+        // What the others leave, but one at least: nobody waits for nothing.
+        let others = under_way - emptying.under_way();
+        emptying.set_most(most.saturating_sub(others).max(1));
+        let before = emptying.under_way();
+        while let Some(turn) = emptying.next(now) {
+            if tell(inner, turn, key) {
+                emptying.told(turn, now);
             }
         }
-        wake_at = wake_at.min(emptying.next_timeout());
+        under_way += emptying.under_way() - before;
+        wake_at = wake_at.min(emptying.next_timeout().unwrap_or(now + LOOK_EVERY));
     }
-    wake_at
+    wake_at.max(now + SHORTEST_PAUSE)
 }
 
 /// Tells those drains that want to know which sessions are on their streamers.
 fn look(inner: &Inner, running: &mut BTreeMap<Key, Emptying>, now: Instant) {
-    let mut seen: BTreeMap<Key, Vec<SessionId>> = running
+    let mut there: BTreeMap<Key, Vec<Seen>> = running
         .iter()
         .filter(|(_, emptying)| emptying.wants_look(now))
         .map(|(key, _)| (key.clone(), Vec::new()))
         .collect();
-    if seen.is_empty() {
+    if there.is_empty() {
         return;
     }
     inner.shared.registry.for_each(|entry| {
-        if let Some(key) = whereabouts(entry)
-            && let Some(ids) = seen.get_mut(&key)
+        let place = entry.place();
+        if let Some(key) = moves::whereabouts(entry, &place)
+            && let Some(sessions) = there.get_mut(&key)
         {
-            ids.push(entry.id);
+            sessions.push(moves::seen(entry, &place, now));
         }
     });
-    for (key, ids) in seen {
+    for (key, sessions) in there {
         if let Some(emptying) = running.get_mut(&key) {
-            emptying.saw(ids, now);
+            emptying.saw(&sessions, now);
         }
     }
 }
 
-/// Ends a session, if it is still there.
-fn close(inner: &Inner, id: SessionId, key: &Key) -> bool {
-    let Some(entry) = inner.shared.registry.find(id) else {
+/// Tells a session what to do, if it is still there.
+fn tell(inner: &Inner, turn: Turn, key: &Key) -> bool {
+    let (Turn::Move(id) | Turn::End(id)) = turn;
+    let Some(entry) = moves::still_on(inner, id, key) else {
         return false;
     };
-    if whereabouts(&entry).as_ref() != Some(key) {
-        return false;
-    }
-    entry.mailbox.send(Command::Close {
-        reason: Disconnect::StreamerDrain,
-        after: Duration::ZERO,
-    });
-    true
-}
-
-/// The streamer that serves a session now.
-fn whereabouts(entry: &Entry) -> Option<Key> {
-    let place = entry.place();
-    match place.standing {
-        Standing::Anonymous | Standing::LoggingIn | Standing::LoggedIn => Some(Key {
-            pool: entry.pool.name().clone(),
-            streamer: place.streamer?,
+    match turn {
+        Turn::Move(_) => entry.order_move(false),
+        Turn::End(_) => entry.mailbox.send(Command::Close {
+            reason: Disconnect::StreamerDrain,
+            after: Duration::ZERO,
         }),
-        // One that is being attached is seen when it is; the others have none.
-        Standing::Greeting | Standing::Parked | Standing::Attaching | Standing::Closing => None,
     }
+    true
 }
 
 impl StreamerDrains {
@@ -376,3 +399,6 @@ impl StreamerDrains {
 /// A change of the pace of logins is noticed within this.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is late by less than this is not late.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);

@@ -19,6 +19,7 @@ pub mod logins;
 mod machine;
 mod members;
 mod meters;
+mod moves;
 mod notice;
 mod pick;
 mod places;
@@ -38,8 +39,9 @@ use arc_swap::ArcSwap;
 use crate::base::id::PoolName;
 
 pub use admission::{QueueFull, Ticket};
-pub use emptying::Emptying;
+pub use emptying::{Emptying, Ends, Tally, Turn};
 pub use health::{Back, Cause, Fault, Health, Outcome, ProbeKind, Ramp};
+pub use moves::{Progress, Seen};
 pub use pick::{PickError, SplitMix, Wish};
 pub use probing::{Pace, Probe};
 pub use recall::Recall;

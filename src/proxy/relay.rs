@@ -35,7 +35,7 @@ use crate::{
         Outcome, Permit,
         logins::{LoginOutcome, LoginPermit, LoginTicket},
     },
-    session::{Disconnect, Phase, Session, limits::Over, migration::Aborted},
+    session::{Disconnect, Phase, Session, limits::Over, migration::Unmovable},
     telemetry::meters::Counted,
     ws::{ControlFrame, ControlPayload, Sender},
 };
@@ -250,7 +250,7 @@ impl State {
             }
             Some(Command::Move { .. }) => {
                 let entry = self.registration.entry();
-                entry.set_move_refused(Aborted::Unreachable);
+                entry.set_move_refused(Unmovable::Odd);
             }
             None => {}
         }

@@ -4,6 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use ddp_gateway::config::model::{
     Config, DnsKind, HostPattern, LogFormat, Logins, MethodLimits, ProxyProtocol, Quota, Rate,
+    Rebalance, RebalanceMode,
 };
 
 use crate::support::{BASE, environment, load, loaded, path};
@@ -163,6 +164,12 @@ fn limits_and_times() {
         queue_length: 0,
     };
     assert_eq!(config.logins, logins);
+    let rebalance = Rebalance {
+        mode: RebalanceMode::Fast,
+        threshold: 0.5,
+        leaving: false,
+    };
+    assert_eq!(config.rebalance, rebalance);
     assert_eq!(config.drain.spread, Duration::ZERO);
     assert_eq!(config.log.format, LogFormat::Text);
 }

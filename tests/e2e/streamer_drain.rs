@@ -16,15 +16,18 @@ use crate::support::{
     soon, until,
 };
 
-/// Clients of both framings; the same number on each of two streamers.
-async fn clients(deployment: &Deployment, count: usize) -> Vec<Client> {
+/// Visitors of the livechat, who cannot be moved, of both framings; the same number on each of two
+/// streamers.
+async fn visitors(deployment: &Deployment, count: usize) -> Vec<Client> {
     let mut clients = Vec::new();
     for n in 0..count {
         // Of each framing on each streamer, which take turns.
-        clients.push(match n / 2 % 2 {
+        let mut client = match n / 2 % 2 {
             0 => Client::raw(deployment.plain(), Way::Plain).await,
             _ => Client::sockjs(deployment.tls(), Way::Tls).await,
-        });
+        };
+        client.call("livechat:setUpConnection", json!([])).await;
+        clients.push(client);
     }
     deployment.sessions(count).await;
     clients
@@ -85,11 +88,11 @@ async fn row(deployment: &Deployment, streamer: &Streamer) -> Value {
 }
 
 #[tokio::test]
-async fn it_is_emptied_at_the_rate_and_newcomers_go_elsewhere() {
+async fn who_cannot_be_moved_is_closed_at_the_rate_and_newcomers_go_elsewhere() {
     let deployment = Deployment::start().await;
     let streamer = &deployment.streamers[0];
     let id = streamer.address().to_string();
-    let (leaving, mut staying) = split(&deployment, clients(&deployment, 24).await).await;
+    let (leaving, mut staying) = split(&deployment, visitors(&deployment, 24).await).await;
     assert_eq!((leaving.len(), staying.len()), (12, 12));
     let started = Instant::now();
     let leaving = ends(leaving, started);
@@ -99,8 +102,6 @@ async fn it_is_emptied_at_the_rate_and_newcomers_go_elsewhere() {
     assert_eq!(begun["rate"], 10);
     assert_eq!(begun["others"], true);
     assert!(begun["eta_seconds"].as_u64() <= Some(2), "{begun}");
-    // The first one was told at once, and one at a time.
-    assert_eq!(begun["closed"], 1);
     let mut newcomers = clients_from(&deployment, 6).await;
     for newcomer in &mut newcomers {
         assert_eq!(newcomer.streamer().await, deployment.streamers[1].name());
@@ -135,6 +136,10 @@ async fn it_is_emptied_at_the_rate_and_newcomers_go_elsewhere() {
         (&json!(true), &json!(12), &json!(10)),
         "{again}"
     );
+    assert_eq!(again["moved"], 0, "{again}");
+    let refused = again["refused"].as_object().unwrap();
+    let refused: u64 = refused.values().filter_map(Value::as_u64).sum();
+    assert_eq!(refused, 12, "{again}");
     let drained = row(&deployment, streamer).await;
     assert_eq!(drained["admin"], "drain", "{drained}");
     assert_eq!(
@@ -174,7 +179,7 @@ async fn taken_back_midway_the_rest_stays() {
     let deployment = Deployment::start().await;
     let streamer = &deployment.streamers[0];
     let id = streamer.address();
-    let _all = ends(clients(&deployment, 20).await, Instant::now());
+    let _all = ends(visitors(&deployment, 20).await, Instant::now());
     assert_eq!(streamer.sessions(), 10);
     order(
         &deployment,
@@ -219,7 +224,7 @@ async fn one_that_has_left_discovery_is_emptied_and_who_comes_after_it_is_new() 
     .await;
     let streamer = &deployment.streamers[0];
     let id = streamer.address().to_string();
-    let (leaving, _staying) = split(&deployment, clients(&deployment, 12).await).await;
+    let (leaving, _staying) = split(&deployment, visitors(&deployment, 12).await).await;
     let leaving = ends(leaving, Instant::now());
     let with = deployment.text_of(deployment.plan());
     let without = with.replace(&format!("\"{id}\", "), "");
@@ -262,7 +267,7 @@ async fn several_that_are_emptied_share_the_pace_of_logins() {
         ..Plan::default()
     })
     .await;
-    let _all = clients(&deployment, 12).await;
+    let _all = visitors(&deployment, 12).await;
     let path = |n: usize| {
         let address = deployment.streamers[n].address();
         format!("/streamers/drain?streamer={address}")
@@ -366,7 +371,7 @@ async fn the_commands_do_it_and_show_how_it_goes() {
     let deployment = Deployment::start().await;
     let operator = Operator::of(&deployment);
     let ids = [0, 1].map(|n: usize| deployment.streamers[n].address().to_string());
-    let (leaving, _staying) = split(&deployment, clients(&deployment, 16).await).await;
+    let (leaving, _staying) = split(&deployment, visitors(&deployment, 16).await).await;
 
     let (code, said) = outcome(operator.by_url(&["streamers"])).await;
     assert_eq!(code, Some(0), "{said}");
@@ -415,7 +420,7 @@ async fn the_commands_say_what_went_wrong() {
     let deployment = Deployment::start().await;
     let operator = Operator::of(&deployment);
     let id = deployment.streamers[1].address().to_string();
-    let _all = clients(&deployment, 20).await;
+    let _all = visitors(&deployment, 20).await;
 
     for command in [&["drain", "nobody", "--wait"][..], &["undrain", "nobody"]] {
         let (code, said) = outcome(operator.by_url(command)).await;
@@ -463,7 +468,7 @@ async fn the_clients_of_a_lost_streamer_are_told_at_the_pace_of_logins() {
         ..Plan::default()
     })
     .await;
-    let (lost, mut others) = split(&deployment, clients(&deployment, 60).await).await;
+    let (lost, mut others) = split(&deployment, visitors(&deployment, 60).await).await;
     assert_eq!(lost.len(), 30);
     let lost = ends(lost, Instant::now());
     deployment.streamers[0].stop().await;

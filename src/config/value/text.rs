@@ -8,7 +8,7 @@ use super::{Reason, Word, one_of};
 use crate::{
     base::secret::Secret,
     config::{
-        model::{DnsKind, LogFormat},
+        model::{DnsKind, LogFormat, RebalanceMode},
         suggest::nearest,
     },
 };
@@ -227,6 +227,34 @@ impl Word for LogFormat {
 
     fn restrict(schema: &mut Json) {
         schema["pattern"] = json!(r"^(json|text)$|\$\{");
+    }
+}
+
+impl Word for RebalanceMode {
+    const EXPECTED: &str = "\"off\", \"slow\" or \"fast\"";
+
+    fn parse(text: &str) -> Result<Self, Reason> {
+        one_of(
+            text,
+            &[
+                ("off", Self::Off),
+                ("slow", Self::Slow),
+                ("fast", Self::Fast),
+            ],
+        )
+    }
+
+    fn print(&self) -> String {
+        match self {
+            Self::Off => "off",
+            Self::Slow => "slow",
+            Self::Fast => "fast",
+        }
+        .to_owned()
+    }
+
+    fn restrict(schema: &mut Json) {
+        schema["pattern"] = json!(r"^(off|slow|fast)$|\$\{");
     }
 }
 

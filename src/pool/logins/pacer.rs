@@ -42,6 +42,11 @@ impl Pacer {
     pub(in crate::pool) fn take(&mut self, now: Instant) {
         self.due = self.due.max(now) + self.interval;
     }
+
+    /// What was taken was not needed.
+    pub(in crate::pool) fn give_back(&mut self) {
+        self.due = self.due.checked_sub(self.interval).unwrap_or(self.due);
+    }
 }
 
 /// Logins that may begin at the same moment after a pause, for a rate per second.
