@@ -62,7 +62,7 @@ impl LoginReply {
         })
     }
 
-    fn of_error(error: &RawValue) -> Self {
+    pub(super) fn of_error(error: &RawValue) -> Self {
         let Ok([code]) = fields(error.get(), ["error"]) else {
             return Self::Failed;
         };

@@ -5,6 +5,7 @@ pub mod framing;
 pub mod login;
 pub mod message;
 mod object;
+pub mod published;
 pub mod reply;
 pub mod request;
 mod scan;
@@ -16,5 +17,6 @@ pub use framing::{
 };
 pub use login::{LoginReply, resume_token};
 pub use message::{Connect, Connected, SyntaxError};
+pub use published::Published;
 pub use reply::ids;
 pub use request::Request;

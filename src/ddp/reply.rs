@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    message::{SyntaxError, to_json},
+    login::LoginReply,
+    message::{SyntaxError, expect, to_json},
     object::{fields, text, typed},
 };
 
@@ -35,6 +36,59 @@ pub fn ids(json: &str) -> Result<Vec<String>, SyntaxError> {
 pub fn id(json: &str) -> Result<String, SyntaxError> {
     let [id] = fields(json, ["id"])?;
     typed(id).ok_or(SyntaxError::Missing { key: "id" })
+}
+
+/// Says that a subscription is over because the client may not have it (any more), in the words of
+/// `RocketChat/Rocket.Chat:ee/apps/ddp-streamer/src/Server.ts`.
+pub fn refused_nosub(id: &str) -> String {
+    #[derive(Serialize)]
+    #[serde(tag = "msg", rename = "nosub")]
+    struct Nosub<'a> {
+        id: &'a str,
+        error: NotAllowed,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct NotAllowed {
+        is_client_safe: bool,
+        error: &'static str,
+        message: &'static str,
+        error_type: &'static str,
+    }
+    to_json(&Nosub {
+        id,
+        error: NotAllowed {
+            is_client_safe: true,
+            error: "not-allowed",
+            message: "[not-allowed]",
+            error_type: "Meteor.Error",
+        },
+    })
+}
+
+/// Why a subscription has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nosub {
+    /// The client wanted it, or it was of the kind that only changes another one.
+    Ended,
+    /// There is no such thing, or not for this user: asking again does not help.
+    Refused,
+    /// The server has a trouble of its own.
+    Failed,
+}
+
+/// What a `nosub` says about its reason.
+///
+/// # Errors
+/// When it is not one.
+pub fn nosub_reason(json: &str) -> Result<Nosub, SyntaxError> {
+    let [msg, error] = fields(json, ["msg", "error"])?;
+    expect(msg, "nosub")?;
+    Ok(match error.map(LoginReply::of_error) {
+        None => Nosub::Ended,
+        Some(LoginReply::Refused) => Nosub::Refused,
+        Some(_) => Nosub::Failed,
+    })
 }
 
 /// `ready` for one subscription.

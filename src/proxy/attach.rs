@@ -20,12 +20,13 @@ use tokio::{
 use tracing::{debug, info};
 
 use super::{
+    introduction::Introduction,
     pump::Held,
     registry::{Entry, Standing},
     shared::Shared,
 };
 use crate::{
-    base::id::StreamerId,
+    base::id::{StreamerAddr, StreamerId},
     ddp::{Connect, Connected, Framing, Kind, Sender, framing, peek},
     net::{
         dial::{DialError, LegRequest, dial, is_shortage},
@@ -65,6 +66,8 @@ pub(super) struct Opening {
 pub(super) struct Attached {
     pub(super) leg: Upstream,
     pub(super) permit: Permit,
+    /// For another leg, should the session be moved.
+    pub(super) introduction: Arc<Introduction>,
     /// The streamer's name for the session.
     pub(super) session: String,
     /// Frames for the client: `connected`, and what came with it.
@@ -75,7 +78,7 @@ pub(super) struct Attached {
 
 /// Why one leg failed.
 #[derive(Debug, thiserror::Error)]
-enum LegError {
+pub(super) enum LegError {
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error("the streamer ended the connection before it answered connect")]
@@ -101,6 +104,14 @@ enum Blame {
 }
 
 impl LegError {
+    /// What it says about the streamer.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        match self.blame() {
+            Blame::Streamer(outcome) => Some(outcome),
+            Blame::Client(_) | Blame::Gateway => None,
+        }
+    }
+
     fn blame(&self) -> Blame {
         Blame::Streamer(match self {
             Self::Dial(DialError::Connect(error)) if is_shortage(error) => return Blame::Gateway,
@@ -152,7 +163,13 @@ pub(super) async fn attach(mut opening: Opening) -> Result<Attached, Disconnect>
         let streamer = permit.streamer().clone();
         opening.entry.set_standing(Standing::Attaching);
         let turn = opening.shared.attaching.acquire().await;
-        let leg = match timeout(opening.leg_timeout, open_leg(&opening, &permit)).await {
+        let opened = open_leg(
+            streamer.addr,
+            &opening.request,
+            &opening.connect.frames,
+            opening.framing,
+        );
+        let leg = match timeout(opening.leg_timeout, opened).await {
             Ok(leg) => leg,
             Err(_) => Err(LegError::TimedOut),
         };
@@ -169,6 +186,10 @@ pub(super) async fn attach(mut opening: Opening) -> Result<Attached, Disconnect>
                 return Ok(Attached {
                     leg: Upstream::new(leg),
                     permit,
+                    introduction: opening
+                        .shared
+                        .introductions
+                        .keep(&opening.request, &opening.entry),
                     session,
                     frames,
                     rest,
@@ -234,19 +255,22 @@ async fn wait(opening: &Opening, reason: PickError, since: Instant) -> Result<Pe
 }
 
 /// What a streamer answered.
-struct Answer {
-    session: String,
-    frames: Vec<u8>,
-    rest: Vec<u8>,
+pub(super) struct Answer {
+    pub(super) session: String,
+    pub(super) frames: Vec<u8>,
+    pub(super) rest: Vec<u8>,
 }
 
-async fn open_leg(opening: &Opening, permit: &Permit) -> Result<(TcpStream, Answer), LegError> {
-    let address = permit.streamer().addr;
-    let (mut leg, mut read) = dial(address, &opening.request, rand::random()).await?;
-    leg.write_all(&opening.connect.frames)
-        .await
-        .map_err(DialError::Lost)?;
-    let mut reader = AnswerReader::new(opening.framing);
+/// Dials and upgrades, sends the frames of `connect` at once and waits for `connected`.
+pub(super) async fn open_leg(
+    address: StreamerAddr,
+    request: &LegRequest,
+    connect: &[u8],
+    framing: Framing,
+) -> Result<(TcpStream, Answer), LegError> {
+    let (mut leg, mut read) = dial(address, request, rand::random()).await?;
+    leg.write_all(connect).await.map_err(DialError::Lost)?;
+    let mut reader = AnswerReader::new(framing);
     loop {
         if let Some(answer) = reader.feed(&read)? {
             return Ok((leg, answer));

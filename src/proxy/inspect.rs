@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{
     attach::{masked_text_frame, text_frame},
     pump::{Held, Inspector, Passed},
-    registry::Entry,
+    registry::{Entry, Registration},
     shared::Shared,
 };
 use crate::{
@@ -27,14 +27,34 @@ pub(super) struct Effect<'a> {
     pub(super) now: Instant,
     /// Frames of the gateway's own for the client.
     pub(super) replies: Vec<u8>,
+    /// Messages for the new leg of a move, without framing.
+    pub(super) shadow: Vec<String>,
     /// How the last login that was answered ended.
     pub(super) login: Option<LoginOutcome>,
+}
+
+impl<'a> Effect<'a> {
+    pub(super) fn new(registration: &'a Registration, framing: Framing, now: Instant) -> Self {
+        Self {
+            framing,
+            shared: registration.shared(),
+            entry: registration.entry(),
+            now,
+            replies: Vec::new(),
+            shadow: Vec::new(),
+            login: None,
+        }
+    }
 }
 
 impl Effects for Effect<'_> {
     fn reply(&mut self, message: String) {
         let text = wrap_for_client(self.framing, &message);
         self.replies.extend_from_slice(&text_frame(&text));
+    }
+
+    fn shadow(&mut self, message: String) {
+        self.shadow.push(message);
     }
 
     fn note(&mut self, note: Note) {
@@ -60,6 +80,7 @@ impl Effects for Effect<'_> {
                 });
             }
             Note::Unasked => meters.requests.unasked.increment(1),
+            Note::Moved { took } => meters.moves.seconds.record(took),
         }
     }
 }
@@ -196,7 +217,7 @@ impl Inspector for FromStreamer<'_> {
     }
 }
 
-fn turn<'e, 'a>(effect: &'e mut Effect<'a>) -> Turn<'e, Effect<'a>> {
+pub(super) fn turn<'e, 'a>(effect: &'e mut Effect<'a>) -> Turn<'e, Effect<'a>> {
     Turn {
         now: effect.now,
         quotas: &effect.shared.quotas,

@@ -4,8 +4,12 @@ use std::sync::OnceLock;
 
 use metrics::{Counter, Histogram};
 
+use super::registry::MoveRefused;
 use crate::{
-    session::journal::Name,
+    session::{
+        journal::Name,
+        migration::{Aborted, Unmovable},
+    },
     telemetry::names::{self, Metric},
 };
 
@@ -33,6 +37,41 @@ impl RequestMeters {
 
     pub(super) fn sub(&self, name: Name) -> &Histogram {
         self.subs.handle(&names::SUBSCRIPTION_SECONDS, name)
+    }
+}
+
+/// How moves of sessions went.
+#[derive(Debug)]
+pub(super) struct MoveMeters {
+    pub(super) moved: Counter,
+    /// From the order to the switch.
+    pub(super) seconds: Histogram,
+    unmovable: Vec<Counter>,
+    aborted: Vec<Counter>,
+}
+
+impl MoveMeters {
+    pub(super) fn new() -> Self {
+        let counter = |label| names::SESSION_MOVES.counter(&[label]);
+        Self {
+            moved: counter("moved"),
+            seconds: names::SESSION_MOVE_SECONDS.histogram(&[]),
+            unmovable: Unmovable::ALL
+                .iter()
+                .map(|reason| counter(reason.label()))
+                .collect(),
+            aborted: Aborted::ALL
+                .iter()
+                .map(|reason| counter(reason.label()))
+                .collect(),
+        }
+    }
+
+    pub(super) fn refused(&self, reason: MoveRefused) -> &Counter {
+        match reason {
+            MoveRefused::Unmovable(reason) => &self.unmovable[reason as usize],
+            MoveRefused::Aborted(reason) => &self.aborted[reason as usize],
+        }
     }
 }
 

@@ -700,13 +700,13 @@ mod tests {
                 .map(|message| message.text[..message.text.len().min(PEEK_BYTES)].to_vec())
                 .collect();
             prop_assert_eq!(letters.judged, judged);
-            let whole: Vec<bool> = messages
-                .iter()
-                .map(|message| message.text.len() <= PEEK_BYTES)
-                .collect();
-            for (said, whole) in letters.whole.iter().zip(&whole) {
-                // A small message is always known to be whole, a large one never.
-                prop_assert_eq!(said, whole);
+            for (said, message) in letters.whole.iter().zip(&messages) {
+                // A small message is always known to be whole, a large one never. Of one in between,
+                // an empty last fragment may be missing.
+                match message.text.len() {
+                    PEEK_BYTES if !message.cuts.is_empty() => {}
+                    length => prop_assert_eq!(*said, length <= PEEK_BYTES),
+                }
             }
         }
     }

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::{
     client::Connection,
     mailbox::{Command, Mailbox},
+    shared::Shared,
 };
 use crate::{
     base::{
@@ -176,7 +177,7 @@ pub struct Newcomer {
 #[derive(Debug)]
 pub struct Registration {
     entry: Arc<Entry>,
-    registry: Arc<Registry>,
+    shared: Arc<Shared>,
 }
 
 /// A session as a line of `/sessions`.
@@ -214,8 +215,10 @@ pub struct LimitedRow {
 }
 
 impl Registry {
-    pub fn register(self: &Arc<Self>, newcomer: Newcomer, now: Instant) -> Registration {
-        let id = SessionId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
+    /// Registers a session of the process whose registry this is.
+    pub(super) fn register(shared: &Arc<Shared>, newcomer: Newcomer, now: Instant) -> Registration {
+        let registry = &shared.registry;
+        let id = SessionId(registry.last.fetch_add(1, Ordering::Relaxed) + 1);
         let Newcomer {
             client,
             connection,
@@ -243,10 +246,10 @@ impl Registry {
                 refused_at: 0,
             }),
         });
-        self.sessions.insert(id, entry.clone());
+        registry.sessions.insert(id, entry.clone());
         Registration {
             entry,
-            registry: self.clone(),
+            shared: shared.clone(),
         }
     }
 
@@ -383,6 +386,10 @@ impl Registration {
         &self.entry
     }
 
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     pub fn age(&self, now: Instant) -> Duration {
         now.duration_since(self.entry.opened)
     }
@@ -390,7 +397,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.registry.sessions.remove(&self.entry.id);
+        self.shared.registry.sessions.remove(&self.entry.id);
     }
 }
 

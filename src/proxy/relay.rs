@@ -6,6 +6,7 @@
 //! does not take is kept.
 
 mod ending;
+mod moving;
 mod record;
 
 use std::{
@@ -22,11 +23,12 @@ use tokio::time::Sleep;
 use super::{
     attach::{Attached, Opening, attach},
     inspect::{Effect, FromClient, FromStreamer},
+    introduction::Introduction,
     mailbox::Command,
     outlet::{Lane, Later, Outlet, Target},
     pump::{Fed, Held, Pump},
     registry::{Registration, Standing},
-    shared::Shared,
+    transfer::Transfer,
 };
 use crate::{
     base::chunk::{Backlog, SCRATCH_BYTES, with_scratch},
@@ -35,7 +37,7 @@ use crate::{
         Outcome, Permit,
         logins::{LoginOutcome, LoginPermit, LoginTicket},
     },
-    session::{Disconnect, Phase, Session, limits::Over, migration::Unmovable},
+    session::{Disconnect, Phase, Session, limits::Over, migration::Aborted},
     telemetry::meters::Counted,
     ws::{ControlFrame, ControlPayload, Sender},
 };
@@ -77,7 +79,6 @@ struct State {
     /// Bytes that may wait for the client.
     buffer: u32,
     registration: Registration,
-    shared: Arc<Shared>,
 }
 
 /// What is under way besides passing bytes on; freed when it is done.
@@ -89,25 +90,38 @@ enum Stage {
     Queueing(Box<LoginTicket>),
     /// A login is unanswered.
     LoggingIn(Box<LoginPermit>),
+    /// The session is on its way to another streamer.
+    Moving(Box<Transfer>),
     Idle,
 }
 
 /// Boxed twice, so that it takes no more room in the relay than the other stages.
 type Attaching = Box<Pin<Box<dyn Future<Output = Result<Attached, Disconnect>> + Send>>>;
 
-/// Frames of the gateway's own for the client.
+/// Frames of the gateway's own that wait for a place between others.
 #[derive(Debug, Default)]
 struct Own {
     /// A ping of the client that wants its pong.
     pong: Option<Box<ControlPayload>>,
     /// Whole text messages.
     texts: Vec<u8>,
+    /// Frames for the streamer.
+    asks: Vec<u8>,
+    /// What waits for the client's turn goes on.
+    release: bool,
+}
+
+impl Own {
+    fn is_empty(&self) -> bool {
+        self.pong.is_none() && self.texts.is_empty() && self.asks.is_empty() && !self.release
+    }
 }
 
 /// A session's place on a streamer.
 struct Leg {
     stream: Upstream,
     permit: Permit,
+    introduction: Arc<Introduction>,
 }
 
 /// How far the end is, on each side.
@@ -172,7 +186,6 @@ impl Relay {
                 terms_version,
                 buffer: bounded(terms.buffer),
                 registration,
-                shared,
             },
             timer: tokio::time::sleep(Duration::ZERO),
         }
@@ -221,13 +234,16 @@ impl State {
         self.attach(cx, &mut flowed, now);
         again |= self.log_in(cx, now);
         again |= self.read_streamer(cx, &mut flowed, now);
+        again |= self.advance_move(cx, &mut flowed, now);
         // Writing may end the session, whose goodbye is then to be written.
         for _ in 0..2 {
             while let Some(action) = self.session.poll_action() {
-                self.act(action);
+                self.act(action, now);
             }
+            self.write_asks(now);
             self.write_own_frames(now);
         }
+        self.flush_shadow(cx, now);
         let (up, down) = (self.up_backlog.len(), self.down_backlog.len());
         self.flush(cx, &mut flowed, now);
         // A side that was not read because of its backlog has not registered for more either.
@@ -248,16 +264,13 @@ impl State {
             Some(Command::Close { reason, after }) => {
                 self.session.handle_order(reason, after, now);
             }
-            Some(Command::Move { .. }) => {
-                let entry = self.registration.entry();
-                entry.set_move_refused(Unmovable::Odd);
-            }
+            Some(Command::Move { optional }) => self.begin_move(optional, now),
             None => {}
         }
-        let version = self.shared.terms.version();
+        let version = self.registration.shared().terms.version();
         if version != self.terms_version {
             self.terms_version = version;
-            let terms = self.shared.terms.load();
+            let terms = self.registration.shared().terms.load();
             self.buffer = bounded(terms.buffer);
             self.session.handle_rules(terms.rules.clone());
         }
@@ -335,14 +348,7 @@ impl State {
             taken: 0,
         };
         let mut inspector = FromClient {
-            effect: Effect {
-                framing: self.session.framing(),
-                shared: &self.shared,
-                entry: self.registration.entry(),
-                now,
-                replies: Vec::new(),
-                login: None,
-            },
+            effect: Effect::new(&self.registration, self.session.framing(), now),
             asker: match &self.stage {
                 Stage::Greeting(opening) => Some(opening.asker),
                 _ => None,
@@ -358,8 +364,11 @@ impl State {
             pong,
             ..
         } = inspector;
-        let replies = effect.replies;
+        let Effect {
+            replies, shadow, ..
+        } = effect;
         self.keep_own(pong, &replies);
+        self.tell_shadow(&shadow, now);
         if let Some(connect) = connect {
             self.start_attaching(connect);
         }
@@ -370,8 +379,13 @@ impl State {
         flowed.messages_up += u64::from(messages);
         let bytes = u32::try_from(input.len()).unwrap_or(u32::MAX);
         match self.session.handle_client_input(frames, bytes, now) {
-            Some(Over::Messages) => self.shared.meters.limited_messages.increment(1),
-            Some(Over::Bytes) => self.shared.meters.limited_bytes.increment(1),
+            Some(Over::Messages) => self
+                .registration
+                .shared()
+                .meters
+                .limited_messages
+                .increment(1),
+            Some(Over::Bytes) => self.registration.shared().meters.limited_bytes.increment(1),
             None => {}
         }
         if let Err(stop) = fed {
@@ -404,6 +418,7 @@ impl State {
         let Attached {
             leg,
             permit,
+            introduction,
             session,
             frames,
             rest,
@@ -414,6 +429,7 @@ impl State {
         self.leg = Some(Leg {
             stream: leg,
             permit,
+            introduction,
         });
         self.session.handle_attached(&session, now);
         flowed.messages_down += 1;
@@ -431,7 +447,12 @@ impl State {
     fn log_in(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         if let (Stage::Idle, Some(leg), true) = (&self.stage, &self.leg, self.session.wants_login())
         {
-            match self.shared.logins.wait(&leg.permit.streamer().id, now) {
+            match self
+                .registration
+                .shared()
+                .logins
+                .wait(&leg.permit.streamer().id, now)
+            {
                 Ok(ticket) => self.stage = Stage::Queueing(Box::new(ticket)),
                 Err(_) => self.session.close(Disconnect::NoCapacity, now),
             }
@@ -521,22 +542,21 @@ impl State {
             taken: 0,
         };
         let mut inspector = FromStreamer {
-            effect: Effect {
-                framing: self.session.framing(),
-                shared: &self.shared,
-                entry: self.registration.entry(),
-                now,
-                replies: Vec::new(),
-                login: None,
-            },
+            effect: Effect::new(&self.registration, self.session.framing(), now),
             session: &mut self.session,
             pong: None,
         };
         let fed = self.down_pump.feed(input, &mut outlet, &mut inspector);
         flowed.taken += outlet.taken;
         let FromStreamer { effect, pong, .. } = inspector;
-        let Effect { replies, login, .. } = effect;
+        let Effect {
+            replies,
+            login,
+            shadow,
+            ..
+        } = effect;
         self.keep_own(None, &replies);
+        self.tell_shadow(&shadow, now);
         if let Some(outcome) = login {
             self.end_login(outcome, now);
         }
@@ -561,6 +581,7 @@ impl State {
     fn lose_leg(&mut self, now: Instant) {
         self.up_backlog.clear();
         self.later.clear();
+        self.abandon_move(Aborted::Ended);
         if !matches!(self.stage, Stage::Greeting(_)) {
             self.stage = Stage::Idle;
         }
@@ -570,7 +591,11 @@ impl State {
         }
         leg.permit.streamer().report(Outcome::Reset, now);
         // Each client at a random moment, over a time in which as many may log in.
-        let spread = self.shared.logins.spread(leg.permit.streamer().lost(now));
+        let spread = self
+            .registration
+            .shared()
+            .logins
+            .spread(leg.permit.streamer().lost(now));
         let delay = spread.mul_f64(rand::random::<f64>());
         self.session.handle_leg_lost(delay, now);
     }

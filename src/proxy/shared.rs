@@ -14,7 +14,12 @@ use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-use super::{meters::RequestMeters, registry::Registry, snapshot::Snapshot};
+use super::{
+    introduction::Introductions,
+    meters::{MoveMeters, RequestMeters},
+    registry::Registry,
+    snapshot::Snapshot,
+};
 use crate::{
     base::chunk::Budget,
     config::model::{self, Config},
@@ -61,6 +66,7 @@ pub struct Shared {
     pub tasks: TaskTracker,
     pub phase: watch::Receiver<Phase>,
     pub meters: Meters,
+    pub(super) introductions: Introductions,
 }
 
 impl Shared {
@@ -80,6 +86,7 @@ impl Shared {
             tasks: TaskTracker::new(),
             phase,
             meters: Meters::new(),
+            introductions: Introductions::default(),
         })
     }
 
@@ -195,6 +202,7 @@ pub struct Meters {
     pub logged_in: Gauge,
     pub closing: Gauge,
     pub(super) requests: RequestMeters,
+    pub(super) moves: MoveMeters,
 }
 
 impl Meters {
@@ -221,6 +229,7 @@ impl Meters {
             logged_in: names::SESSIONS.gauge(&["logged_in"]),
             closing: names::SESSIONS.gauge(&["closing"]),
             requests: RequestMeters::new(),
+            moves: MoveMeters::new(),
         }
     }
 

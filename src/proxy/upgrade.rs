@@ -26,7 +26,7 @@ use super::{
     body::Body,
     client::{Client, Connection},
     pump::Held,
-    registry::{Newcomer, Registration, framing_label},
+    registry::{Newcomer, Registration, Registry, framing_label},
     relay::Relay,
     shared::{Phase, Shared},
     snapshot::Snapshot,
@@ -164,7 +164,7 @@ impl Visit<'_> {
             framing: self.framing(),
             tls: self.client.tls,
         };
-        let registration = self.shared.registry.register(newcomer, now);
+        let registration = Registry::register(self.shared, newcomer, now);
         let asker = Asker {
             connection: self.key(b"connection", &registration.entry().id.0.to_be_bytes()),
             user: None,

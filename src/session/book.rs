@@ -1,6 +1,6 @@
 //! What a session knows about its client's requests; made when `connect` is here.
 
-use super::{journal::Journal, quota::Asker};
+use super::{journal::Journal, migration::Migration, quota::Asker};
 use crate::base::secret::Secret;
 
 /// The journal and what belongs to the limits and to the login.
@@ -9,9 +9,17 @@ pub(super) struct Book {
     pub(super) journal: Journal,
     pub(super) asker: Asker,
     pub(super) logins: Logins,
+    /// What most sessions are without most of the time.
+    pub(super) aside: Option<Box<Aside>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Aside {
     /// The token of the login that is under way, until its answer says whether it is good. None is
     /// kept while there are several: the answer does not say whose it is.
-    pub(super) offered: Option<Box<Secret<String>>>,
+    Offered(Secret<String>),
+    /// The session is being moved: not while a login is under way.
+    Moving(Migration),
 }
 
 /// Logins of the client that have no answer yet.

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::{
     Disconnect, Session, Verdict,
-    book::{Book, Logins},
+    book::{Aside, Book, Logins},
     journal::{Begun, Bounds, Journal, Presence},
     machine::{KEEP_ALIVE, Phase, Timer},
+    migration::LIVECHAT_SET_UP,
     quota::{Asked, Asker, Quotas, Refused, Rule, Strike},
     turn::{Effects, Note, Turn},
 };
@@ -47,9 +48,9 @@ impl Session {
             journal,
             asker,
             logins: Logins::default(),
-            offered: None,
+            aside: None,
         }));
-        self.timers.stop(Timer::Connect as usize);
+        self.timers.stop(Timer::Step as usize);
         self.timers.set(Timer::KeepAlive as usize, now + KEEP_ALIVE);
         self.phase = Phase::Attaching;
     }
@@ -240,6 +241,7 @@ impl Session {
                 Verdict::Drop
             }
             // Not behind a login that waits: a client that gets no pong gives up.
+            Request::Ping { .. } if live && self.holds_client() => Verdict::Hold,
             Request::Ping { .. } if live => Verdict::Forward,
             Request::Ping { id } => {
                 turn.effects.reply(message::pong(id.as_deref()));
@@ -277,20 +279,28 @@ impl Session {
             return self.refuse(refused, Asked::Method, turn);
         }
         match method {
-            login::LOGIN => {
-                let alone = book.logins == Logins::default();
-                let offered = alone.then(|| resume_token(params)).flatten();
-                book.offered = offered.map(Box::new);
-                if book.logins.held == 0 && self.phase == Phase::Live {
-                    self.timers
-                        .set(Timer::KeepAlive as usize, turn.now + KEEP_ALIVE);
-                }
-                book.logins.held = book.logins.held.saturating_add(1);
-                return Verdict::Hold;
-            }
             "UserPresence:online" => book.journal.set_presence(Presence::Online),
             "UserPresence:away" => book.journal.set_presence(Presence::Away),
+            LIVECHAT_SET_UP => book.journal.set_livechat(),
             _ => {}
+        }
+        self.shadow_method(method, params, turn);
+        let Some(book) = &mut self.book else {
+            return Verdict::Drop;
+        };
+        if method == login::LOGIN {
+            let alone = book.logins == Logins::default();
+            let offered = alone.then(|| resume_token(params)).flatten();
+            // A move that this login ended is still to be told to the relay.
+            if !matches!(book.aside.as_deref(), Some(Aside::Moving(_))) {
+                book.aside = offered.map(|token| Box::new(Aside::Offered(token)));
+            }
+            if book.logins.held == 0 && self.phase == Phase::Live {
+                self.timers
+                    .set(Timer::KeepAlive as usize, turn.now + KEEP_ALIVE);
+            }
+            book.logins.held = book.logins.held.saturating_add(1);
+            return Verdict::Hold;
         }
         self.lane()
     }
@@ -317,7 +327,10 @@ impl Session {
         match begun {
             // Meteor's server ignores these; a streamer would deliver every event twice.
             Ok(Begun::Duplicate) => Verdict::Drop,
-            Ok(_) => self.lane(),
+            Ok(_) => {
+                self.shadow_sub(id, name, turn);
+                self.lane()
+            }
             // `nosub` would end the one that there is.
             Err(_) if book.journal.has_sub(id) => Verdict::Drop,
             Err(refused) => {
@@ -355,6 +368,7 @@ impl Session {
     fn lane(&self) -> Verdict {
         match &self.book {
             Some(book) if book.logins.held > 0 => Verdict::Hold,
+            _ if self.holds_client() => Verdict::Hold,
             _ => Verdict::Forward,
         }
     }

@@ -44,6 +44,8 @@ pub enum Disconnect {
     Drain,
     /// The operator has the session's streamer emptied.
     StreamerDrain,
+    /// The user's token is refused on another streamer: the client's own login has to find out.
+    LoggedOut,
     /// An operator ended the session.
     Operator,
 }
@@ -72,7 +74,7 @@ impl Disconnect {
         match self {
             Self::ClientClosed(Some(code)) if echoed(code) => code,
             Self::ClientClosed(_) => 1000,
-            Self::ClientGone | Self::ClientSilent | Self::NoConnect => 1001,
+            Self::ClientGone | Self::ClientSilent | Self::NoConnect | Self::LoggedOut => 1001,
             Self::ClientProtocol(error) => error.close_code().0,
             Self::NotConnect | Self::Malformed => 1002,
             Self::Unreadable => 1007,
@@ -112,6 +114,7 @@ impl Disconnect {
             Self::StreamerLost | Self::StreamerProtocol(_) => "server went away, reconnect",
             Self::Drain => "gateway restarts, reconnect",
             Self::StreamerDrain => "server is being emptied, reconnect",
+            Self::LoggedOut => "session ended, log in again",
             Self::Operator => "closed by the operator, reconnect",
         }
     }
@@ -138,6 +141,7 @@ impl Disconnect {
             Self::StreamerProtocol(_) => "streamer_protocol",
             Self::Drain => "drain",
             Self::StreamerDrain => "streamer_drain",
+            Self::LoggedOut => "logged_out",
             Self::Operator => "operator",
         }
     }
@@ -160,6 +164,7 @@ impl Disconnect {
             | Self::NoCapacity
             | Self::Drain
             | Self::StreamerDrain
+            | Self::LoggedOut
             | Self::Operator => Side::Gateway,
         }
     }

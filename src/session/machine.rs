@@ -13,6 +13,7 @@ use super::{
     book::Book,
     journal::Journal,
     limits::{Allowance, Charge, Limiter, Over},
+    migration::Aborted,
     quota::QuotaRules,
 };
 use crate::{base::timers::Timers, ddp::Framing};
@@ -78,6 +79,13 @@ pub enum Action {
     PingClient,
     /// WebSocket ping to the streamer.
     PingStreamer,
+    /// A DDP ping of our own, [`migration::fence`](super::migration::fence), to the leg in charge or
+    /// to the new one of a move.
+    Fence { shadow: bool, number: u32 },
+    /// What of the client's messages is held goes on to the leg in charge, unless a login is among it.
+    Release,
+    /// The move is given up: close its new leg.
+    Abandon(Aborted),
     /// DDP ping to a client that waits for `connected` or for its turn to log in. React Native gives
     /// up after 20 s of silence, ddp-client after 60.
     KeepAlive,
@@ -145,8 +153,8 @@ struct Pending {
 /// The timers of a session, as indices into its table.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Timer {
-    /// `connect` is late.
-    Connect,
+    /// `connect` is late, or, much later, a move of the session wants something.
+    Step,
     /// The client may have gone silent.
     Client,
     /// The streamer may have gone silent.
@@ -165,7 +173,7 @@ pub(super) enum Timer {
 
 impl Timer {
     const ALL: [Self; 8] = [
-        Self::Connect,
+        Self::Step,
         Self::Client,
         Self::Streamer,
         Self::KeepAlive,
@@ -181,7 +189,7 @@ impl Session {
     /// A client that was just accepted.
     pub fn new(framing: Framing, rules: Arc<Rules>, now: Instant) -> Self {
         let mut timers = Timers::new(now);
-        timers.set(Timer::Connect as usize, now + rules.timeouts.connect);
+        timers.set(Timer::Step as usize, now + rules.timeouts.connect);
         timers.set(Timer::Client as usize, now + rules.timeouts.idle / 2);
         Self {
             framing,
@@ -258,6 +266,7 @@ impl Session {
     /// the caller, so that the clients of a dead streamer do not come back in one instant.
     pub fn handle_leg_lost(&mut self, delay: Duration, now: Instant) {
         if let Phase::Live = self.phase {
+            self.forget_move();
             self.phase = Phase::Orphaned;
             self.timers.stop(Timer::Streamer as usize);
             self.doom(Disconnect::StreamerLost, now + delay);
@@ -278,6 +287,7 @@ impl Session {
         if let Phase::Closing(_) | Phase::Ended(_) = self.phase {
             return;
         }
+        self.forget_move();
         self.phase = Phase::Closing(reason);
         self.timers.clear();
         self.timers.set(Timer::Close as usize, now + CLOSE_WAIT);
@@ -297,6 +307,7 @@ impl Session {
         if let Phase::Ended(_) = self.phase {
             return;
         }
+        self.forget_move();
         self.phase = Phase::Ended(reason);
         self.timers.clear();
         self.pending = Pending {
@@ -337,7 +348,10 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(due) = self.timers.expired(now) {
             match Timer::ALL[due] {
-                Timer::Connect => self.close(Disconnect::NoConnect, now),
+                Timer::Step if self.phase == Phase::Greeting => {
+                    self.close(Disconnect::NoConnect, now);
+                }
+                Timer::Step => self.handle_move_timeout(now),
                 Timer::Client => self.judge_client(now),
                 Timer::Streamer => self.judge_streamer(now),
                 Timer::KeepAlive => {
@@ -387,7 +401,7 @@ impl Session {
         if std::mem::take(&mut pending.keep_alive) {
             return Some(Action::KeepAlive);
         }
-        None
+        self.poll_move()
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
@@ -411,6 +425,13 @@ impl Session {
                 None
             }
         }
+    }
+
+    /// Another leg is in charge.
+    pub(super) fn take_over(&mut self, now: Instant) {
+        self.streamer_heard = self.moment(now);
+        self.timers
+            .set(Timer::Streamer as usize, now + STREAMER_SILENCE / 2);
     }
 
     fn doom(&mut self, reason: Disconnect, at: Instant) {
@@ -574,6 +595,8 @@ mod tests {
 
     impl Effects for Deaf {
         fn reply(&mut self, _message: String) {}
+
+        fn shadow(&mut self, _message: String) {}
 
         fn note(&mut self, _note: Note) {}
     }

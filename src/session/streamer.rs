@@ -5,10 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use memchr::memmem;
+
 use super::{
     Passage, Session, Verdict,
+    book::Aside,
     journal::{Answered, Journal, Updated, Waited},
-    machine::{Phase, STREAMER_SILENCE, Timer},
+    machine::{Phase, Timer},
+    migration::{MARK, STREAM, Told},
     turn::{Effects, Login, Note, Turn},
 };
 use crate::ddp::{
@@ -26,9 +30,7 @@ impl Session {
                 self.timers.stop(Timer::KeepAlive as usize);
             }
         }
-        self.streamer_heard = self.moment(now);
-        self.timers
-            .set(Timer::Streamer as usize, now + STREAMER_SILENCE / 2);
+        self.take_over(now);
         self.phase = Phase::Live;
     }
 
@@ -66,6 +68,12 @@ impl Session {
                 self.judge_answer(kind, id, "", turn)
             }
             (Kind::Ready | Kind::Updated | Kind::Nosub | Kind::Result, _) => Verdict::Assemble,
+            (Kind::Pong, Some(id)) if self.take_fence(id, turn.now) => Verdict::Drop,
+            (Kind::Added | Kind::Changed | Kind::Removed, _)
+                if self.wants_whole(envelope.collection, prefix) =>
+            {
+                Verdict::Assemble
+            }
             // Its `msg` may come later, and an answer that is not seen is waited for.
             (Kind::Other, _) if envelope.cut => Verdict::Assemble,
             _ => Verdict::Forward,
@@ -97,6 +105,7 @@ impl Session {
     ) -> Verdict {
         let envelope = peek(prefix, self.framing, Sender::Server);
         if envelope.kind != Kind::Result {
+            self.cannot_compare();
             return Verdict::Forward;
         }
         // Who is logged in cannot be read from it, but that the login has its answer.
@@ -147,7 +156,35 @@ impl Session {
                     out.push(json);
                 }
             }
+            Kind::Pong => {
+                let id = reply::id(&json).unwrap_or_default();
+                if !self.take_fence(&id, turn.now) {
+                    out.push(json);
+                }
+            }
+            Kind::Added | Kind::Changed | Kind::Removed => match self.tell_published(&json) {
+                Told::AsItCame => out.push(json),
+                Told::Instead(json) => out.push(json),
+                Told::Nothing => {}
+            },
             _ => out.push(json),
+        }
+    }
+
+    /// Whether something that is published is not just passed on: documents are noted, and events
+    /// are compared during a move; one kind of them names the session.
+    fn wants_whole(&self, collection: Option<&[u8]>, prefix: &[u8]) -> bool {
+        match collection {
+            Some(collection) if collection.starts_with(b"stream-") => {
+                self.compares_events()
+                    || collection == STREAM.as_bytes()
+                        && memmem::find(prefix, MARK).is_some()
+                        && self
+                            .journal()
+                            .is_some_and(|journal| journal.upstream().is_some())
+            }
+            Some(_) => true,
+            None => self.compares_events(),
         }
     }
 
@@ -176,9 +213,13 @@ impl Session {
             Kind::Nosub => match journal.end_sub(id) {
                 Answered::First(waited) => {
                     turn.effects.note(sub_note(waited, at));
+                    self.shadow_nosub(id, turn);
                     true
                 }
-                Answered::Again => true,
+                Answered::Again => {
+                    self.shadow_nosub(id, turn);
+                    true
+                }
                 Answered::Unknown => believe(journal),
             },
             Kind::Result => match journal.method_result(id) {
@@ -196,8 +237,12 @@ impl Session {
                 Updated::Unknown => believe(journal),
             },
         };
+        self.consider_switch(turn.now);
         if asked {
             return Verdict::Forward;
+        }
+        if let Some(book) = &mut self.book {
+            book.journal.set_odd();
         }
         turn.effects.note(Note::Unasked);
         Verdict::Drop
@@ -235,10 +280,17 @@ impl Session {
             return Login::Failed;
         };
         book.logins.running = book.logins.running.saturating_sub(1);
-        let offered = book.offered.take();
+        let offered = match book.aside.as_deref() {
+            Some(Aside::Offered(_)) => book.aside.take(),
+            _ => None,
+        };
+        let offered = offered.and_then(|aside| match *aside {
+            Aside::Offered(token) => Some(token),
+            Aside::Moving(_) => None,
+        });
         match LoginReply::parse(json) {
             Ok(LoginReply::Done { user, token }) => {
-                let token = token.or_else(|| offered.map(|offered| *offered));
+                let token = token.or(offered);
                 let token = token.as_ref().map(|token| token.expose().as_str());
                 book.journal.log_in(&user, token);
                 book.asker.user = Some(turn.quotas.key(&[b"user", user.as_bytes()]));

@@ -22,6 +22,9 @@ pub trait Effects {
     /// passing to the client now, never within it.
     fn reply(&mut self, message: String);
 
+    /// A DDP message for the new leg of a move, without framing.
+    fn shadow(&mut self, message: String);
+
     /// Something worth counting happened.
     fn note(&mut self, note: Note);
 }
@@ -37,10 +40,13 @@ pub enum Note {
     Method { name: Name, took: Duration },
     /// A subscription has its `ready`, or was refused by the streamer.
     Sub { name: Name, took: Duration },
-    /// A login has its `result`; `took` is from its arrival, the wait for its turn included.
+    /// A login has its `result`; `took` is from its arrival, the wait for its turn included. On the
+    /// new leg of a move: from the order to move.
     Login { outcome: Login, took: Duration },
     /// The streamer answered what the client had not asked; the answer was swallowed.
     Unasked,
+    /// The session is on another streamer; `took` is from the order.
+    Moved { took: Duration },
 }
 
 /// How a login ended.

@@ -71,6 +71,8 @@ metrics! {
     SESSIONS = Gauge Count "sessions" ["phase"] "Client sockets held now: greeting (no connect yet), attaching (parked or being attached), anonymous, logging_in (a login waits for its turn or its answer), logged_in, closing.";
     SESSIONS_OPENED = Counter Count "sessions_opened_total" ["framing"] "Client sockets accepted: raw, sockjs.";
     SESSIONS_CLOSED = Counter Count "sessions_closed_total" ["reason", "by"] "Client sockets ended, with the reason and the side that ended them.";
+    SESSION_MOVES = Counter Count "session_moves_total" ["outcome"] "Sessions that were to go on at another streamer: moved, or why they stay (README, \"Moving sessions\").";
+    SESSION_MOVE_SECONDS = Histogram Seconds "session_move_seconds" [] "From the order to move a session until the other streamer is in charge, the wait for its turn to log in included.";
     SESSION_MESSAGES = Counter Count "session_messages_total" ["direction"] "WebSocket messages forwarded: up (from clients), down (to clients).";
     SESSION_BYTES = Counter Bytes "session_bytes_total" ["direction"] "WebSocket bytes forwarded, frame headers included.";
     SESSION_SECONDS = Histogram Seconds "session_seconds" [] "Life of client sockets.";

@@ -63,6 +63,10 @@ impl Effects for Sink {
         self.replies.push(message);
     }
 
+    fn shadow(&mut self, message: String) {
+        panic!("nothing moves here: {message}");
+    }
+
     fn note(&mut self, note: Note) {
         self.notes.push(note);
     }

@@ -445,6 +445,9 @@ impl World {
                     self.wire.tell(PING);
                 }
                 Action::Close(reason) | Action::End(reason) => closes = Some(reason),
+                Action::Fence { .. } | Action::Release | Action::Abandon(_) => {
+                    panic!("nothing moves here: {action:?}")
+                }
             }
         }
         if self.times.closed.is_none() {

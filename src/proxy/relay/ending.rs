@@ -9,7 +9,7 @@ use crate::{
     ddp::{self, Framing, wrap_for_client},
     pool::Outcome,
     proxy::{attach::text_frame, pump::Stop},
-    session::{Action, Disconnect, Phase},
+    session::{Action, Disconnect, Phase, migration::Aborted},
     ws::{CloseCode, CloseFrame, ControlFrame, ControlPayload},
 };
 
@@ -81,8 +81,11 @@ impl State {
         }
     }
 
-    pub(super) fn act(&mut self, action: Action) {
+    pub(super) fn act(&mut self, action: Action, now: Instant) {
         match action {
+            Action::Fence { shadow, number } => self.push_fence(shadow, number, now),
+            Action::Release => self.own.get_or_insert_default().release = true,
+            Action::Abandon(why) => self.abandon_move(why),
             Action::PingClient => {
                 if self.down_pump.at_frame_boundary()
                     && let Ok(ping) = ControlFrame::ping(b"", None)
@@ -104,6 +107,7 @@ impl State {
                 self.keep_own(None, &text_frame(&ping));
             }
             Action::Close(reason) => {
+                self.abandon_move(Aborted::Ended);
                 self.stage = Stage::Idle;
                 self.later.clear();
                 self.ends.client_due = (!self.ends.client_told).then_some(reason);
@@ -145,11 +149,14 @@ impl State {
             if !own.texts.is_empty() {
                 if self.down_pump.at_message_boundary() {
                     self.push_texts(&own.texts, now);
+                    own.texts = Vec::new();
                 } else if own.texts.len() > self.buffer as usize {
                     self.session.close(Disconnect::SlowConsumer, now);
-                } else {
-                    self.own = Some(own);
+                    own.texts = Vec::new();
                 }
+            }
+            if !own.is_empty() {
+                self.own = Some(own);
             }
         }
         if let Some(reason) = self.ends.client_due.take() {

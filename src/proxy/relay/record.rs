@@ -16,7 +16,7 @@ use crate::{
 
 impl State {
     pub(super) fn record(&mut self, flowed: Flowed) {
-        let meters = &self.shared.meters;
+        let meters = &self.registration.shared().meters;
         let (standing, gauge) = match (self.session.phase(), self.session.login_state()) {
             (Phase::Greeting, _) => (Standing::Greeting, &meters.greeting),
             (Phase::Attaching, _) => (Standing::Attaching, &meters.attaching),
@@ -61,8 +61,13 @@ impl State {
     /// The metric and the log line of the end.
     pub(super) fn record_end(&self, reason: Disconnect, now: Instant) {
         let age = self.registration.age(now);
-        self.shared.meters.session_seconds.record(age);
-        self.shared
+        self.registration
+            .shared()
+            .meters
+            .session_seconds
+            .record(age);
+        self.registration
+            .shared()
             .meters
             .closed(reason.label(), reason.by())
             .increment(1);

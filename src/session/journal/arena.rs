@@ -14,6 +14,9 @@ pub(super) enum Kind {
     Token,
     Sub,
     Method,
+    /// The streamer's name for the session, when the client knows another one.
+    Upstream,
+    Document,
 }
 
 /// The first byte of a record: its kind and what else is known by one bit.
@@ -36,6 +39,8 @@ impl Head {
             Kind::Token => 2,
             Kind::Sub => 3,
             Kind::Method => 4,
+            Kind::Upstream => 5,
+            Kind::Document => 6,
         })
     }
 

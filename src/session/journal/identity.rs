@@ -24,6 +24,20 @@ impl Journal {
         self.keep(Kind::Session, client_visible);
     }
 
+    /// The streamer's name for the session, if it is not the one that the client knows. One longer than
+    /// [`LONGEST_TEXT`] is not kept.
+    pub fn set_upstream(&mut self, session: &str) {
+        self.forget(Kind::Upstream);
+        if self.session().as_deref() != Some(session) {
+            self.keep(Kind::Upstream, session);
+        }
+    }
+
+    /// The streamer's name for the session, when the client knows another one: since a move.
+    pub fn upstream(&self) -> Option<Cow<'_, str>> {
+        self.text(Kind::Upstream)
+    }
+
     /// The streamer accepted a login. `token` is what logs the same user in again, if the session has seen it. Texts
     /// longer than [`LONGEST_TEXT`] are not kept.
     pub fn log_in(&mut self, user: &str, token: Option<&str>) {
@@ -63,11 +77,12 @@ impl Journal {
             .map(|record| unpack(self.arena.body(&record), ""))
     }
 
-    /// The records before the first subscription or method.
+    /// The records before the first subscription, method or document.
     fn identity(&self) -> impl Iterator<Item = Record> {
+        let other = [Kind::Sub, Kind::Method, Kind::Document];
         self.arena
             .records()
-            .take_while(|record| !record.head.is(Kind::Sub) && !record.head.is(Kind::Method))
+            .take_while(move |record| !other.into_iter().any(|kind| record.head.is(kind)))
     }
 
     /// Changes whose id stands as one byte in parameters, and forgets the token.

@@ -6,6 +6,7 @@
 
 mod answer;
 mod arena;
+mod document;
 mod entry;
 mod identity;
 mod name;
@@ -20,6 +21,7 @@ use entry::{put_request, split_request, take_id, take_name};
 use packed::{pack, unpack};
 
 pub use answer::{Answered, Begun, Updated, Waited};
+pub use document::{Collection, DocumentView, MOST_DOCUMENTS};
 pub use entry::{SubRequest, SubView};
 pub use identity::LONGEST_TEXT;
 pub use name::Name;
@@ -72,6 +74,10 @@ pub struct Journal {
     /// Subscriptions have neither parameters nor names that [`Name`] does not know. Ends with the last of them.
     overflowed: bool,
     resumable: bool,
+    /// Something happened that the journal cannot account for.
+    odd: bool,
+    /// `livechat:setUpConnection` was called.
+    livechat: bool,
     presence: Option<Presence>,
 }
 
@@ -90,6 +96,8 @@ impl Journal {
             unseen: 0,
             overflowed: false,
             resumable: false,
+            odd: false,
+            livechat: false,
             presence: None,
         }
     }
@@ -97,6 +105,25 @@ impl Journal {
     /// The client's `connect` told how many messages it has received: it can resume.
     pub fn set_resumable(&mut self, yes: bool) {
         self.resumable = yes;
+    }
+
+    /// Something happened that is not accounted for: the session cannot be set up elsewhere as it is.
+    pub fn set_odd(&mut self) {
+        self.odd = true;
+    }
+
+    pub fn odd(&self) -> bool {
+        self.odd
+    }
+
+    /// The client called `livechat:setUpConnection`: the end of its leg marks the visitor offline
+    /// (`RocketChat/Rocket.Chat:ee/apps/ddp-streamer/src/configureServer.ts`).
+    pub fn set_livechat(&mut self) {
+        self.livechat = true;
+    }
+
+    pub fn livechat(&self) -> bool {
+        self.livechat
     }
 
     pub fn set_presence(&mut self, presence: Presence) {
@@ -275,6 +302,12 @@ impl Journal {
     /// Subscriptions without `ready`.
     pub fn pending_subs(&self) -> u32 {
         self.pending_subs
+    }
+
+    /// Subscriptions whose `unsub` is not answered.
+    pub fn ending_subs(&self) -> u32 {
+        let ending = |record: &Record| record.head.is(Kind::Sub) && record.head.has(Head::MARKED);
+        u32::try_from(self.arena.records().filter(ending).count()).unwrap_or(u32::MAX)
     }
 
     /// Methods whose `result` or `updated` is missing.

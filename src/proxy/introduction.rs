@@ -1,0 +1,119 @@
+//! What a streamer was told about a client, kept so that another one can be told the same.
+//!
+//! Ten thousand clients have a few hundred browsers: what they have in common is kept once, and
+//! their addresses stand in the registry anyway.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::registry::Entry;
+use crate::{ddp::Framing, net::dial::LegRequest};
+
+/// What is said about a client in an upgrade request, but for its addresses.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Introduction {
+    host: String,
+    headers: HeaderMap,
+    /// The client's way here, when it is not just its address and the peer's.
+    way: Option<HeaderValue>,
+}
+
+impl Introduction {
+    fn new(request: &LegRequest, entry: &Entry) -> Self {
+        let mut headers = request.headers.clone();
+        let way = headers.remove(&FORWARDED_FOR);
+        headers.remove(&REAL_IP);
+        // Of the request that is over.
+        headers.remove(&REQUEST_ID);
+        Self {
+            host: request.host.clone(),
+            headers,
+            way: way.filter(|way| way.as_bytes() != way_of(entry).as_bytes()),
+        }
+    }
+
+    /// The request for another leg of the same client.
+    pub(super) fn request(&self, entry: &Entry) -> LegRequest {
+        let mut headers = self.headers.clone();
+        let way = match &self.way {
+            Some(way) => Some(way.clone()),
+            None => HeaderValue::from_str(&way_of(entry)).ok(),
+        };
+        headers.extend(way.map(|way| (FORWARDED_FOR, way)));
+        let client = HeaderValue::from_str(&entry.client.to_string()).ok();
+        headers.extend(client.map(|client| (REAL_IP, client)));
+        LegRequest {
+            target: match entry.framing {
+                Framing::Raw => "/websocket".to_owned(),
+                Framing::SockJs => "/sockjs/000/moved/websocket".to_owned(),
+            },
+            host: self.host.clone(),
+            headers,
+        }
+    }
+
+    fn key(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.host.hash(&mut hasher);
+        self.way.hash(&mut hasher);
+        for (name, value) in &self.headers {
+            (name, value).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+}
+
+/// As [`crate::headers::forwarded::apply`] writes it for a client without proxies on its way, or
+/// with the peer as the only one.
+fn way_of(entry: &Entry) -> String {
+    let peer = entry.peer().0.ip().to_canonical();
+    if entry.client.0 == peer {
+        peer.to_string()
+    } else {
+        format!("{}, {peer}", entry.client)
+    }
+}
+
+/// All of them; each is kept as long as a session has it.
+#[derive(Debug, Default)]
+pub(super) struct Introductions(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Two that share a key are rare enough that the later one is just not shared.
+    by_key: HashMap<u64, Weak<Introduction>>,
+    /// Dropped ones are swept out when there are this many.
+    sweep_at: usize,
+}
+
+impl Introductions {
+    /// What is to be kept of `request`.
+    pub(super) fn keep(&self, request: &LegRequest, entry: &Entry) -> Arc<Introduction> {
+        let introduction = Introduction::new(request, entry);
+        let key = introduction.key();
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.by_key.get(&key).and_then(Weak::upgrade) {
+            Some(same) if *same == introduction => return same,
+            Some(_) => return Arc::new(introduction),
+            None => {}
+        }
+        if known.by_key.len() >= known.sweep_at {
+            known.by_key.retain(|_, known| known.strong_count() > 0);
+            known.sweep_at = (known.by_key.len() * 2).max(SMALLEST);
+        }
+        let introduction = Arc::new(introduction);
+        known.by_key.insert(key, Arc::downgrade(&introduction));
+        introduction
+    }
+}
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const SMALLEST: usize = 64;
