@@ -102,6 +102,29 @@
 //! 7. Control frames end at the gateway. Pings are answered here, closes are translated.
 //! 8. The end: close frames on both sides at frame boundaries, two seconds at most, one log line.
 //!
+//! # The life of a session that moves
+//!
+//! The order comes through the session's mailbox: a streamer is drained, has left discovery, or is
+//! fuller than another one.
+//!
+//! 1. [`session::Session::begin_move`] says whether all that the session has is known well enough to
+//!    be set up elsewhere. The relay gets a second permit and a turn to log in, and dials
+//!    (`proxy::transfer`). The client is told nothing, and goes on with the old leg.
+//! 2. The new leg is asked for what the journal knows. Its answers are swallowed, its events compared
+//!    with those of the old leg by what is in them. What the client subscribes to goes to both.
+//! 3. When no event from before the new subscriptions can come any more (times are counted in
+//!    generations, which both legs end by answering a ping of ours), what the client sends is held
+//!    until the old leg owes it no answer and no pong: one round trip, two seconds at most.
+//! 4. Between two messages in both directions, the new leg takes over: events that the old one has
+//!    not brought go to the client, documents that differ too, and what was held goes to the new leg.
+//!    The old one is closed, after the new one has the user online.
+//! 5. Until then, giving up is to close the new leg. One switch for the whole session, rather than a
+//!    hand-over for each subscription, keeps the order in and among them, and leaves nothing to undo.
+//!
+//! A streamer that ends before its sessions have moved takes events with it that nobody can bring
+//! back. Their clients are therefore told (1012), each at a moment of its own, and fetch what they
+//! missed when they are back.
+//!
 //! # Invariants
 //!
 //! - An idle session owns no buffer. The size of its future is asserted where it is defined; a test

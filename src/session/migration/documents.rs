@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Documents by collection and id, with their fields as they are now.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Documents {
     known: BTreeMap<(Collection, String), Map<String, Value>>,
     bytes: usize,

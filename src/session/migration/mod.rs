@@ -19,13 +19,19 @@
 //! the relay dials, and says when both directions are between two messages.
 
 mod documents;
+mod meanwhile;
+mod new_leg;
 mod outcome;
 mod overlap;
 mod print;
 mod shadow;
+mod switch;
 mod translation;
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 pub(super) use documents::note as note_document;
 pub use outcome::{Aborted, Unmovable};
@@ -34,20 +40,13 @@ pub(super) use translation::{MARK, STREAM};
 
 use documents::Documents;
 use overlap::{Generation, Overlap};
-use print::Print;
-use shadow::{Next, Shadow};
-use translation::translated;
+use shadow::Shadow;
 
 use super::{
-    Action, Disconnect, Session,
+    Action, Session,
     book::Aside,
-    journal::{Collection, Journal, Name, SubView},
+    journal::{Journal, Name},
     machine::{Phase, Timer},
-    turn::{Effects, Login, Note, Turn},
-};
-use crate::ddp::{
-    self, Framing, Kind, LoginReply, Published, Sender, message, messages_from_streamer, peek,
-    reply,
 };
 
 /// The method by which the livechat widget names its visitor to the streamer.
@@ -57,7 +56,6 @@ pub(super) const LIVECHAT_SET_UP: &str = "livechat:setUpConnection";
 pub(super) const PRIVATE: &str = "ddpgw:";
 
 /// A move under way.
-#[derive(Debug)]
 pub(super) struct Migration {
     began: Instant,
     /// Of the next fence; the first of each move is later than all of the one before.
@@ -69,7 +67,6 @@ pub(super) struct Migration {
     stage: Stage,
 }
 
-#[derive(Debug)]
 enum Stage {
     /// A new leg is on its way.
     Reaching,
@@ -80,7 +77,6 @@ enum Stage {
     Abandoned(Aborted),
 }
 
-#[derive(Debug)]
 struct Shadowing {
     deadline: Instant,
     /// The new streamer's name for the session.
@@ -95,7 +91,6 @@ struct Shadowing {
     hold: Option<Hold>,
 }
 
-#[derive(Debug)]
 struct Settling {
     overlap: Overlap,
     generation: Generation,
@@ -120,6 +115,22 @@ pub(super) enum Told {
     AsItCame,
     Nothing,
     Instead(String),
+}
+
+/// Requests may carry tokens, and names of sessions are secrets too.
+impl fmt::Debug for Migration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match &self.stage {
+            Stage::Reaching => "reaching",
+            Stage::Shadowing(shadowing) if shadowing.hold.is_some() => "holding",
+            Stage::Shadowing(_) => "shadowing",
+            Stage::Settling(_) => "settling",
+            Stage::Abandoned(_) => "abandoned",
+        };
+        f.debug_struct("Migration")
+            .field("stage", &stage)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The text of a ping of the gateway's own.
@@ -167,68 +178,6 @@ impl Session {
             .is_some_and(|journal| journal.user().is_some())
     }
 
-    /// The new leg's streamer answered `connected` with this session id. What it is asked goes to
-    /// [`Effects::shadow`].
-    pub fn handle_shadow_attached<E: Effects>(&mut self, session: &str, turn: &mut Turn<'_, E>) {
-        let now = turn.now;
-        let Some((moving, journal)) = self.migration_mut() else {
-            return;
-        };
-        let Stage::Reaching = moving.stage else {
-            return;
-        };
-        let mut shadow = Shadow::default();
-        if journal.user().is_some()
-            && let Some(token) = journal.token()
-        {
-            turn.effects.shadow(shadow.log_in(token.expose()));
-        }
-        // At once behind the login: until then the user counts as online.
-        if let Some(presence) = journal.presence() {
-            turn.effects.shadow(shadow.call_presence(presence));
-        }
-        let mut lost = false;
-        for view in journal.subs().filter(|view| !view.ending) {
-            match shadow::sub(&view) {
-                Some(json) => {
-                    if let Some(message) = shadow.begin_sub(&view.id, json) {
-                        turn.effects.shadow(message);
-                    }
-                }
-                None => lost = true,
-            }
-        }
-        moving.stage = Stage::Shadowing(Box::new(Shadowing {
-            deadline: now + MOVE_WITHIN,
-            upstream: session.to_owned(),
-            shadow,
-            documents: Documents::default(),
-            overlap: Overlap::default(),
-            generation: Generation::new(now),
-            level: 0,
-            level_since: now,
-            hold: None,
-        }));
-        if lost {
-            self.abandon(Aborted::TooMuch);
-        }
-        self.arm_move(now);
-    }
-
-    /// A whole message of the new leg came, before the switch.
-    pub fn handle_shadow<E: Effects>(&mut self, text: &[u8], turn: &mut Turn<'_, E>) {
-        let Ok(messages) = messages_from_streamer(self.framing, text) else {
-            return self.abandon(Aborted::Unreachable);
-        };
-        for json in messages {
-            if !self.is_moving() {
-                return;
-            }
-            self.hear_shadow(&json, turn);
-        }
-        self.consider_switch(turn.now);
-    }
-
     /// There will be no new leg, or it is lost.
     pub fn handle_shadow_lost(&mut self, why: Aborted, now: Instant) {
         if self.is_moving() {
@@ -253,219 +202,9 @@ impl Session {
         })
     }
 
-    /// The new leg is in charge. What the client has to be told first goes to [`Effects::reply`];
-    /// what was held is now for the new leg.
-    pub fn handle_switched<E: Effects>(&mut self, turn: &mut Turn<'_, E>) {
-        let now = turn.now;
-        let Some((moving, journal)) = self.migration_mut() else {
-            return;
-        };
-        let Stage::Shadowing(shadowing) = std::mem::replace(&mut moving.stage, Stage::Reaching)
-        else {
-            return;
-        };
-        let Shadowing {
-            upstream,
-            shadow,
-            documents,
-            mut overlap,
-            ..
-        } = *shadowing;
-        let topics: Vec<u64> = journal.subs().filter_map(|view| topic_of(&view)).collect();
-        for (topic, json) in overlap.take_ahead() {
-            if topics.contains(&topic) {
-                turn.effects.reply(json);
-            }
-        }
-        let refused: Vec<String> = shadow.refused().map(str::to_owned).collect();
-        let served: Vec<Collection> = Collection::ALL
-            .into_iter()
-            .filter(|collection| {
-                collection.publication().is_some_and(|name| {
-                    let mut subs = journal.subs();
-                    subs.any(|view| {
-                        view.ready
-                            && view.name.label() == name
-                            && !refused.iter().any(|id| *id == view.id)
-                    })
-                })
-            })
-            .collect();
-        for json in documents.settle(journal, |collection| served.contains(&collection)) {
-            turn.effects.reply(json);
-        }
-        for id in refused {
-            if journal.has_sub(&id) {
-                let _ = journal.end_sub(&id);
-                turn.effects.reply(reply::refused_nosub(&id));
-            }
-        }
-        journal.set_upstream(&upstream);
-        moving.stage = Stage::Settling(Box::new(Settling {
-            overlap,
-            generation: Generation::new(now),
-            left: LEVEL,
-        }));
-        let took = now.saturating_duration_since(moving.began);
-        turn.effects.note(Note::Moved { took });
-        self.take_over(now);
-        self.arm_move(now);
-    }
-
-    /// What the leg in charge publishes, and the client shall be told of it.
-    pub(super) fn tell_published(&mut self, json: &str) -> Told {
-        let Some(book) = &mut self.book else {
-            return Told::AsItCame;
-        };
-        let journal = &mut book.journal;
-        let event = match Published::parse(json) {
-            Ok(Published::Event(event)) => event,
-            Ok(Published::Document(document)) => {
-                let moved = journal.upstream().is_some();
-                return match note_document(journal, &document, moved) {
-                    None => Told::AsItCame,
-                    Some(None) => Told::Nothing,
-                    Some(Some(json)) => Told::Instead(json),
-                };
-            }
-            Ok(Published::Announced) | Err(_) => return Told::AsItCame,
-        };
-        let translated = translated(&event, json, journal.upstream().as_deref(), journal);
-        let outcome = match book.aside.as_deref_mut() {
-            Some(Aside::Moving(moving)) => match &mut moving.stage {
-                Stage::Shadowing(shadowing) => {
-                    let print = match &translated {
-                        Some(json) => print_of(json),
-                        None => Some(Print::of(&event, json)),
-                    };
-                    print.map_or(Ok(()), |print| shadowing.overlap.old_brought(print))
-                }
-                Stage::Settling(settling) => {
-                    if settling.overlap.is_delivered(&event, json) {
-                        return Told::Nothing;
-                    }
-                    Ok(())
-                }
-                Stage::Reaching | Stage::Abandoned(_) => Ok(()),
-            },
-            _ => Ok(()),
-        };
-        if outcome.is_err() {
-            self.abandon(Aborted::TooMuch);
-        }
-        translated.map_or(Told::AsItCame, Told::Instead)
-    }
-
-    /// Whether events are compared, so that each is wanted whole.
-    pub(super) fn compares_events(&self) -> bool {
-        self.migration()
-            .is_some_and(|moving| matches!(moving.stage, Stage::Shadowing(_) | Stage::Settling(_)))
-    }
-
-    /// An event of the leg in charge is too large to be compared.
-    pub(super) fn cannot_compare(&mut self) {
-        if let Some(Stage::Shadowing(_)) = self.migration().map(|moving| &moving.stage) {
-            self.abandon(Aborted::TooMuch);
-        }
-    }
-
-    /// The leg in charge answered a ping; whether it was one of our own.
-    pub(super) fn take_fence(&mut self, id: &str, now: Instant) -> bool {
-        let Some(number) = id.strip_prefix(PRIVATE) else {
-            return false;
-        };
-        if let Ok(number) = number.parse() {
-            self.answer_fence(number, false, now);
-        }
-        true
-    }
-
     /// Whether the client's messages are held until the switch.
     pub(super) fn holds_client(&self) -> bool {
         self.hold().is_some()
-    }
-
-    /// The client calls a method, which passes, or is held with everything else.
-    pub(super) fn shadow_method<E: Effects>(
-        &mut self,
-        method: &str,
-        params: &str,
-        turn: &mut Turn<'_, E>,
-    ) {
-        let unfit = matches!(
-            method,
-            ddp::login::LOGIN | ddp::login::LOGOUT | LIVECHAT_SET_UP
-        );
-        if unfit && self.is_moving() {
-            return self.abandon(Aborted::Busy);
-        }
-        let Some((moving, journal)) = self.migration_mut() else {
-            return;
-        };
-        let overlap = match &mut moving.stage {
-            Stage::Shadowing(shadowing) => {
-                if let Some(hold) = &mut shadowing.hold {
-                    // It will run on the new leg, which then does not echo it.
-                    hold.methods += 1;
-                    return;
-                }
-                if let (Some(presence), "UserPresence:online" | "UserPresence:away") =
-                    (journal.presence(), method)
-                {
-                    turn.effects
-                        .shadow(shadowing.shadow.call_presence(presence));
-                    shadowing.level = 0;
-                }
-                &mut shadowing.overlap
-            }
-            _ => return,
-        };
-        if method.starts_with("stream-")
-            && let Some(content) = print::of_write(method, params)
-            && overlap.wrote(content).is_err()
-        {
-            self.abandon(Aborted::TooMuch);
-        }
-    }
-
-    /// The client subscribes to something new, which passes, or is held with everything else.
-    pub(super) fn shadow_sub<E: Effects>(&mut self, id: &str, name: &str, turn: &mut Turn<'_, E>) {
-        let Some((moving, journal)) = self.migration_mut() else {
-            return;
-        };
-        let Stage::Shadowing(shadowing) = &mut moving.stage else {
-            return;
-        };
-        if let Some(hold) = &mut shadowing.hold {
-            hold.subs += 1;
-            return;
-        }
-        let json = journal
-            .subs()
-            .find(|view| view.id == id)
-            .as_ref()
-            .and_then(shadow::sub)
-            .filter(|_| is_known(Name::of(name)));
-        match json {
-            Some(json) => {
-                shadowing.level = 0;
-                if let Some(message) = shadowing.shadow.begin_sub(id, json) {
-                    turn.effects.shadow(message);
-                }
-            }
-            None => self.abandon(Aborted::TooMuch),
-        }
-    }
-
-    /// The old leg has ended a subscription.
-    pub(super) fn shadow_nosub<E: Effects>(&mut self, id: &str, turn: &mut Turn<'_, E>) {
-        if let Some((moving, _)) = self.migration_mut()
-            && let Stage::Shadowing(shadowing) = &mut moving.stage
-            && let Some(message) = shadowing.shadow.end_sub(id)
-        {
-            shadowing.level = 0;
-            turn.effects.shadow(message);
-        }
     }
 
     /// Holds the client's messages when the time for the switch has come and the old leg owes
@@ -553,120 +292,6 @@ impl Session {
         {
             book.aside = None;
             self.timers.stop(Timer::Step as usize);
-        }
-    }
-
-    /// One message of the new leg.
-    fn hear_shadow<E: Effects>(&mut self, json: &str, turn: &mut Turn<'_, E>) {
-        let envelope = peek(json.as_bytes(), Framing::Raw, Sender::Server);
-        match envelope.kind {
-            Kind::Ping => {
-                let id = reply::id(json).ok();
-                turn.effects.shadow(message::pong(id.as_deref()));
-            }
-            Kind::Pong => {
-                let id = reply::id(json).unwrap_or_default();
-                let number = id.strip_prefix(PRIVATE).and_then(|id| id.parse().ok());
-                if let Some(number) = number {
-                    self.answer_fence(number, true, turn.now);
-                }
-            }
-            Kind::Result => self.hear_shadow_result(json, turn),
-            Kind::Ready => {
-                for id in ddp::ids(json).unwrap_or_default() {
-                    self.hear_shadow_answer(turn, |shadow| shadow.ready(&id));
-                }
-            }
-            Kind::Nosub => {
-                if let (Ok(id), Ok(reason)) = (reply::id(json), reply::nosub_reason(json)) {
-                    self.hear_shadow_answer(turn, |shadow| shadow.nosub(&id, reason));
-                }
-            }
-            Kind::Added | Kind::Changed | Kind::Removed => self.hear_shadow_published(json),
-            _ => {}
-        }
-    }
-
-    fn hear_shadow_result<E: Effects>(&mut self, json: &str, turn: &mut Turn<'_, E>) {
-        let now = turn.now;
-        let Some((moving, journal)) = self.migration_mut() else {
-            return;
-        };
-        let Stage::Shadowing(shadowing) = &mut moving.stage else {
-            return;
-        };
-        let Ok(id) = reply::id(json) else { return };
-        let before = shadowing.shadow.is_logging_in();
-        if !shadowing.shadow.answered(&id) {
-            return;
-        }
-        shadowing.level = 0;
-        if !before || shadowing.shadow.is_logging_in() {
-            return;
-        }
-        let (outcome, good) = match LoginReply::parse(json) {
-            Ok(LoginReply::Done { user, .. }) => {
-                (Login::In, journal.user().as_deref() == Some(user.as_str()))
-            }
-            Ok(LoginReply::Refused) => (Login::Refused, false),
-            Ok(LoginReply::Failed) | Err(_) => (Login::Failed, false),
-        };
-        let took = now.saturating_duration_since(moving.began);
-        turn.effects.note(Note::Login { outcome, took });
-        match outcome {
-            // The client's own login has to fail too, so that it learns that it is logged out.
-            Login::Refused => self.close(Disconnect::LoggedOut, now),
-            _ if !good => self.abandon(Aborted::LoginFailed),
-            _ => {}
-        }
-    }
-
-    fn hear_shadow_answer<E: Effects>(
-        &mut self,
-        turn: &mut Turn<'_, E>,
-        answer: impl FnOnce(&mut Shadow) -> Next,
-    ) {
-        let Some((moving, _)) = self.migration_mut() else {
-            return;
-        };
-        let Stage::Shadowing(shadowing) = &mut moving.stage else {
-            return;
-        };
-        shadowing.level = 0;
-        let Next { send, abort } = answer(&mut shadowing.shadow);
-        if let Some(message) = send {
-            turn.effects.shadow(message);
-        }
-        if let Some(why) = abort {
-            self.abandon(why);
-        }
-    }
-
-    fn hear_shadow_published(&mut self, json: &str) {
-        let Some((moving, journal)) = self.migration_mut() else {
-            return;
-        };
-        let Stage::Shadowing(shadowing) = &mut moving.stage else {
-            return;
-        };
-        let fits = match Published::parse(json) {
-            Ok(Published::Event(event)) => {
-                let upstream = Some(shadowing.upstream.as_str());
-                match translated(&event, json, upstream, journal) {
-                    None => shadowing.overlap.new_brought(&event, json).is_ok(),
-                    Some(json) => match Published::parse(&json) {
-                        Ok(Published::Event(event)) => {
-                            shadowing.overlap.new_brought(&event, &json).is_ok()
-                        }
-                        _ => true,
-                    },
-                }
-            }
-            Ok(Published::Document(document)) => shadowing.documents.apply(&document).is_ok(),
-            Ok(Published::Announced) | Err(_) => true,
-        };
-        if !fits {
-            self.abandon(Aborted::TooMuch);
         }
     }
 
@@ -820,21 +445,6 @@ fn check(journal: &Journal) -> Result<(), Unmovable> {
 
 fn is_known(publication: Name) -> bool {
     publication != Name::OTHER && publication.is_stream()
-}
-
-/// What a subscription to a stream asks for.
-fn topic_of(view: &SubView<'_>) -> Option<u64> {
-    let request = view.request.as_ref().filter(|_| !view.ending)?;
-    let params: Vec<serde_json::Value> = serde_json::from_str(&request.params).ok()?;
-    let event = params.first()?.as_str()?;
-    Some(print::topic(&request.name, event))
-}
-
-fn print_of(json: &str) -> Option<Print> {
-    match Published::parse(json) {
-        Ok(Published::Event(event)) => Some(Print::of(&event, json)),
-        _ => None,
-    }
 }
 
 /// A new leg is there within this: the wait for a turn to log in included.

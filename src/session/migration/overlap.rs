@@ -23,7 +23,7 @@ pub const SKEW: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Overlap {
     /// The client has these from the old leg, the new one has not brought them.
     owed: Aging,
@@ -35,7 +35,6 @@ pub(super) struct Overlap {
 }
 
 /// An event that only the new leg has brought.
-#[derive(Debug)]
 struct Ahead {
     print: Print,
     aged: bool,
@@ -118,7 +117,7 @@ impl Overlap {
 }
 
 /// A multiset whose members are forgotten with the second generation.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Aging {
     young: HashMap<u64, u32>,
     aged: HashMap<u64, u32>,

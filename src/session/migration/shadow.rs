@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The client's requests as the new leg knows them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Shadow {
     /// The login has no answer yet.
     logging_in: bool,
@@ -25,7 +25,6 @@ pub(super) struct Shadow {
 
 /// One subscription on the new leg, where each id is in use at most once at a time: a second sub
 /// with the same id would deliver everything twice.
-#[derive(Debug)]
 struct Sub {
     state: SubState,
     /// The message that asked for it, until it is answered.

@@ -1,0 +1,183 @@
+//! What passes between the client and the leg in charge while a session moves.
+
+use std::time::Instant;
+
+use super::{
+    Aborted, LIVECHAT_SET_UP, PRIVATE, Stage, Told, is_known, note_document,
+    print::{self, Print},
+    shadow,
+    translation::translated,
+};
+use crate::{
+    ddp::{self, Published},
+    session::{Effects, Session, Turn, book::Aside, journal::Name},
+};
+
+impl Session {
+    /// What the leg in charge publishes, and the client shall be told of it.
+    pub(in crate::session) fn tell_published(&mut self, json: &str) -> Told {
+        let Some(book) = &mut self.book else {
+            return Told::AsItCame;
+        };
+        let journal = &mut book.journal;
+        let event = match Published::parse(json) {
+            Ok(Published::Event(event)) => event,
+            Ok(Published::Document(document)) => {
+                let moved = journal.upstream().is_some();
+                return match note_document(journal, &document, moved) {
+                    None => Told::AsItCame,
+                    Some(None) => Told::Nothing,
+                    Some(Some(json)) => Told::Instead(json),
+                };
+            }
+            Ok(Published::Announced) | Err(_) => return Told::AsItCame,
+        };
+        let translated = translated(&event, json, journal.upstream().as_deref(), journal);
+        let outcome = match book.aside.as_deref_mut() {
+            Some(Aside::Moving(moving)) => match &mut moving.stage {
+                Stage::Shadowing(shadowing) => {
+                    let print = match &translated {
+                        Some(json) => print_of(json),
+                        None => Some(Print::of(&event, json)),
+                    };
+                    print.map_or(Ok(()), |print| shadowing.overlap.old_brought(print))
+                }
+                Stage::Settling(settling) => {
+                    if settling.overlap.is_delivered(&event, json) {
+                        return Told::Nothing;
+                    }
+                    Ok(())
+                }
+                Stage::Reaching | Stage::Abandoned(_) => Ok(()),
+            },
+            _ => Ok(()),
+        };
+        if outcome.is_err() {
+            self.abandon(Aborted::TooMuch);
+        }
+        translated.map_or(Told::AsItCame, Told::Instead)
+    }
+
+    /// Whether events are compared, so that each is wanted whole.
+    pub(in crate::session) fn compares_events(&self) -> bool {
+        self.migration()
+            .is_some_and(|moving| matches!(moving.stage, Stage::Shadowing(_) | Stage::Settling(_)))
+    }
+
+    /// An event of the leg in charge is too large to be compared.
+    pub(in crate::session) fn cannot_compare(&mut self) {
+        if let Some(Stage::Shadowing(_)) = self.migration().map(|moving| &moving.stage) {
+            self.abandon(Aborted::TooMuch);
+        }
+    }
+
+    /// The leg in charge answered a ping; whether it was one of our own.
+    pub(in crate::session) fn take_fence(&mut self, id: &str, now: Instant) -> bool {
+        let Some(number) = id.strip_prefix(PRIVATE) else {
+            return false;
+        };
+        if let Ok(number) = number.parse() {
+            self.answer_fence(number, false, now);
+        }
+        true
+    }
+
+    /// The client calls a method, which passes, or is held with everything else.
+    pub(in crate::session) fn shadow_method<E: Effects>(
+        &mut self,
+        method: &str,
+        params: &str,
+        turn: &mut Turn<'_, E>,
+    ) {
+        let unfit = matches!(
+            method,
+            ddp::login::LOGIN | ddp::login::LOGOUT | LIVECHAT_SET_UP
+        );
+        if unfit && self.is_moving() {
+            return self.abandon(Aborted::Busy);
+        }
+        let Some((moving, journal)) = self.migration_mut() else {
+            return;
+        };
+        let overlap = match &mut moving.stage {
+            Stage::Shadowing(shadowing) => {
+                if let Some(hold) = &mut shadowing.hold {
+                    // It will run on the new leg, which then does not echo it.
+                    hold.methods += 1;
+                    return;
+                }
+                if let (Some(presence), "UserPresence:online" | "UserPresence:away") =
+                    (journal.presence(), method)
+                {
+                    turn.effects
+                        .shadow(shadowing.shadow.call_presence(presence));
+                    shadowing.level = 0;
+                }
+                &mut shadowing.overlap
+            }
+            _ => return,
+        };
+        if method.starts_with("stream-")
+            && let Some(content) = print::of_write(method, params)
+            && overlap.wrote(content).is_err()
+        {
+            self.abandon(Aborted::TooMuch);
+        }
+    }
+
+    /// The client subscribes to something new, which passes, or is held with everything else.
+    pub(in crate::session) fn shadow_sub<E: Effects>(
+        &mut self,
+        id: &str,
+        name: &str,
+        turn: &mut Turn<'_, E>,
+    ) {
+        let Some((moving, journal)) = self.migration_mut() else {
+            return;
+        };
+        let Stage::Shadowing(shadowing) = &mut moving.stage else {
+            return;
+        };
+        if let Some(hold) = &mut shadowing.hold {
+            hold.subs += 1;
+            return;
+        }
+        let json = journal
+            .subs()
+            .find(|view| view.id == id)
+            .as_ref()
+            .and_then(shadow::sub)
+            .filter(|_| is_known(Name::of(name)));
+        match json {
+            Some(json) => {
+                shadowing.level = 0;
+                if let Some(message) = shadowing.shadow.begin_sub(id, json) {
+                    turn.effects.shadow(message);
+                }
+            }
+            None => self.abandon(Aborted::TooMuch),
+        }
+    }
+
+    /// The old leg has ended a subscription.
+    pub(in crate::session) fn shadow_nosub<E: Effects>(
+        &mut self,
+        id: &str,
+        turn: &mut Turn<'_, E>,
+    ) {
+        if let Some((moving, _)) = self.migration_mut()
+            && let Stage::Shadowing(shadowing) = &mut moving.stage
+            && let Some(message) = shadowing.shadow.end_sub(id)
+        {
+            shadowing.level = 0;
+            turn.effects.shadow(message);
+        }
+    }
+}
+
+fn print_of(json: &str) -> Option<Print> {
+    match Published::parse(json) {
+        Ok(Published::Event(event)) => Some(Print::of(&event, json)),
+        _ => None,
+    }
+}
