@@ -65,6 +65,8 @@ pub enum Command {
     Drain(DrainArgs),
     /// Take a streamer back into rotation.
     Undrain(UndrainArgs),
+    /// Level the sessions of the streamers of a running gateway.
+    Rebalance(RebalanceArgs),
     /// Print the streamers of a running gateway.
     Streamers(AdminArgs),
 }
@@ -114,7 +116,7 @@ pub struct DrainArgs {
     /// Empty this streamer (its id or its address), instead of ending the gateway.
     #[arg(value_name = "STREAMER")]
     pub streamer: Option<String>,
-    /// Sessions of the streamer that end in a second, instead of as many as may log in again.
+    /// Sessions that leave the streamer in a second, instead of as many as may log in.
     #[arg(long, value_name = "N/s", value_parser = rate, requires = "streamer")]
     pub rate: Option<NonZeroU32>,
     /// Return only when the gateway has ended, or the streamer is empty.
@@ -132,6 +134,21 @@ pub struct UndrainArgs {
     /// Its id or its address.
     #[arg(value_name = "STREAMER")]
     pub streamer: String,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RebalanceArgs {
+    /// Only say which streamers would give and get how many sessions.
+    #[arg(long, conflicts_with_all = ["stop", "wait"])]
+    pub dry_run: bool,
+    /// Stop what is under way.
+    #[arg(long, conflicts_with = "wait")]
+    pub stop: bool,
+    /// Return only when it has ended.
+    #[arg(long)]
+    pub wait: bool,
     #[command(flatten)]
     pub admin: AdminArgs,
 }
@@ -170,9 +187,11 @@ Serve
 
 Operate, with [--admin URL]
   streamers            the streamers with state, health, sessions and logins
-  drain STREAMER       no new sessions for it, then close those it has, as fast as clients may log
-                       in again or at [--rate N/s]; [--wait] shows it until the streamer is empty
+  drain STREAMER       no new sessions for it; those it has move to others as fast as clients may
+                       log in or at [--rate N/s]; [--wait] shows it until the streamer is empty
   undrain STREAMER     take it back into rotation
+  rebalance            level the streamers' sessions: [--dry-run] only says how, [--stop] ends it,
+                       [--wait] shows it until it is over
 
 Configure
   check                report every fault of a configuration, without starting
@@ -180,11 +199,9 @@ Configure
   config schema        its JSON schema, for editors and pipelines
   config effective     the values in force, and where each comes from
 
-Options of all but demo, config default and config schema
+Options; the first two of all but demo, config default and config schema
   -c, --config FILE    configuration file [default: proxy.toml] [env: DDP_GATEWAY_CONFIG]
       --set KEY=VALUE  set a key, such as http.body_limit=1GiB; more than once if need be
-
-Options
   -h, --help           this
   -V, --version        the version
 
@@ -512,7 +529,7 @@ fn rate(text: &str) -> Result<NonZeroU32, String> {
     let number = text.strip_suffix("/s").unwrap_or(text);
     number
         .parse()
-        .map_err(|_| "write how many sessions end in a second, such as 20/s".to_owned())
+        .map_err(|_| "write how many sessions leave in a second, such as 20/s".to_owned())
 }
 
 #[cfg(test)]
@@ -573,6 +590,9 @@ mod tests {
             &["ddp-gateway", "drain", "a", "--rate", "0"],
             &["ddp-gateway", "drain", "a", "--rate", "5/min"],
             &["ddp-gateway", "drain", "a", "--deadline", "5"],
+            &["ddp-gateway", "rebalance", "a"],
+            &["ddp-gateway", "rebalance", "--stop", "--wait"],
+            &["ddp-gateway", "rebalance", "--dry-run", "--stop"],
         ] {
             assert_eq!(exit(wrong), (Err(Exit::Usage), true, false), "{wrong:?}");
         }

@@ -8,7 +8,10 @@ use std::{
 use anyhow::{Context, Result};
 use ddp_gateway::{
     admin,
-    cli::{AdminArgs, Cli, Command, ConfigArgs, Console, DemoArgs, DrainArgs, Exit, UndrainArgs},
+    cli::{
+        AdminArgs, Cli, Command, ConfigArgs, Console, DemoArgs, DrainArgs, Exit, RebalanceArgs,
+        UndrainArgs,
+    },
     config::model::LogFormat,
     control::app::{App, Ended, Options, Origin, Reading},
     demo::{self, front::Addresses},
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo(&arguments),
         Command::Drain(arguments) => drain(&arguments, &mut console),
         Command::Undrain(arguments) => undrain(&arguments, &mut console),
+        Command::Rebalance(arguments) => rebalance(&arguments, &mut console),
         Command::Streamers(arguments) => streamers(&arguments, &mut console),
     };
     match exit {
@@ -122,12 +126,29 @@ fn drain_streamer(
         Ok(order) => order,
         Err(exit) => return Ok(exit),
     };
-    let mut out = io::stdout();
-    let screen = match out.is_terminal() {
+    let wait = arguments.wait.then(screen);
+    order.drain(arguments.rate, wait, &mut io::stdout())?;
+    Ok(Exit::Done)
+}
+
+fn screen() -> admin::Screen {
+    match io::stdout().is_terminal() {
         true => admin::Screen::Terminal,
         false => admin::Screen::Lines,
+    }
+}
+
+fn rebalance(arguments: &RebalanceArgs, console: &mut Console<'_>) -> Result<Exit> {
+    let order = match arguments.admin.gateways(console) {
+        Ok(gateways) => admin::RebalanceOrder { gateways },
+        Err(exit) => return Ok(exit),
     };
-    order.drain(arguments.rate, arguments.wait.then_some(screen), &mut out)?;
+    let mut out = io::stdout();
+    match (arguments.dry_run, arguments.stop) {
+        (true, _) => order.dry_run(&mut out)?,
+        (_, true) => order.stop(&mut out)?,
+        _ => order.start(arguments.wait.then(screen), &mut out)?,
+    }
     Ok(Exit::Done)
 }
 

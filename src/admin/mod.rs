@@ -3,12 +3,16 @@
 
 mod call;
 mod client;
+mod levelling;
 mod operator;
+mod progress;
 mod routes;
 mod server;
 mod table;
 
 pub use call::CallError;
 pub use client::{DrainTarget, drain};
-pub use operator::{OrderError, Screen, StreamerOrder, streamers};
+pub use levelling::{RebalanceError, RebalanceOrder};
+pub use operator::{OrderError, StreamerOrder, streamers};
+pub use progress::Screen;
 pub use server::serve;

@@ -3,12 +3,14 @@
 //!
 //! A streamer has sessions from every gateway, so an order goes to all of them.
 
-use std::{io::Write, net::SocketAddr, num::NonZeroU32, thread, time::Duration};
+use std::{collections::BTreeMap, io::Write, net::SocketAddr, num::NonZeroU32, thread};
 
 use serde::Deserialize;
 
 use super::{
     call::{CallError, call, quoted},
+    levelling::{self, Balance},
+    progress::{PATIENCE, Screen, Show, stayed, to_go},
     table::{bar, table},
 };
 
@@ -19,15 +21,6 @@ pub struct StreamerOrder {
     pub gateways: Vec<SocketAddr>,
     /// Id or address.
     pub streamer: String,
-}
-
-/// How progress is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Screen {
-    /// One line that is drawn anew.
-    Terminal,
-    /// A line per second, for a log.
-    Lines,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +44,7 @@ struct Page {
 struct PoolPart {
     pool: String,
     waiting: u64,
+    rebalance: Option<Balance>,
     streamers: Vec<Row>,
 }
 
@@ -78,7 +72,10 @@ struct LoginsPart {
 struct Drain {
     draining: bool,
     left: u64,
+    moved: u64,
+    under_way: u64,
     closed: u64,
+    refused: BTreeMap<String, u64>,
     rate: Option<u64>,
     eta_seconds: Option<u64>,
     others: bool,
@@ -100,7 +97,12 @@ impl Drains {
             sum.draining |= drain.draining;
             sum.others &= drain.others;
             sum.left += drain.left;
+            sum.moved += drain.moved;
+            sum.under_way += drain.under_way;
             sum.closed += drain.closed;
+            for (reason, count) in drain.refused {
+                *sum.refused.entry(reason).or_default() += count;
+            }
             sum.rate = match (sum.rate, drain.rate) {
                 (Some(one), Some(other)) => Some(one + other),
                 (one, other) => one.or(other),
@@ -143,17 +145,23 @@ fn overview(page: Page) -> String {
         ]
         .map(str::to_owned),
     ];
-    let mut waiting = String::new();
+    let mut notes = String::new();
     for pool in page.pools {
+        let balance = pool.rebalance.as_ref();
+        notes.extend(balance.and_then(|balance| levelling::line(&pool.pool, balance)));
         if pool.waiting > 0 {
-            waiting.push_str(&format!(
+            notes.push_str(&format!(
                 "{} clients wait for room in pool {}\n",
                 pool.waiting, pool.pool
             ));
         }
         rows.extend(pool.streamers.into_iter().map(|row| {
             let note = match row.drain {
-                Some(drain) => describe(&drain),
+                Some(drain) => {
+                    let done = drain.moved + drain.closed;
+                    let bar = bar(done, done + drain.left, SMALL_BAR);
+                    format!("{bar} {}", describe(&drain))
+                }
                 None => row.cause.unwrap_or_default(),
             };
             [
@@ -169,7 +177,7 @@ fn overview(page: Page) -> String {
             ]
         }));
     }
-    table(&rows) + &waiting
+    table(&rows) + &notes
 }
 
 impl StreamerOrder {
@@ -197,15 +205,12 @@ impl StreamerOrder {
                 "warning: no other streamer takes its clients: they will wait for one"
             );
         }
-        let mut show = Show {
-            streamer: &self.streamer,
-            screen: wait.unwrap_or(Screen::Lines),
-            most: 0,
-            out,
-        };
+        let what = format!("streamer {}", self.streamer);
+        let mut show = Show::new(&what, wait.unwrap_or(Screen::Lines), out);
         let mut unheard = 0;
         loop {
-            show.progress(&drain);
+            let done = drain.moved + drain.closed;
+            show.progress(done, drain.left, &describe(&drain));
             if wait.is_none() {
                 return Ok(());
             }
@@ -264,71 +269,43 @@ impl StreamerOrder {
     }
 }
 
-/// Progress on a screen.
-struct Show<'a, W> {
-    streamer: &'a str,
-    screen: Screen,
-    /// Sessions that there were.
-    most: u64,
-    out: &'a mut W,
-}
-
-impl<W: Write> Show<'_, W> {
-    /// A reader that has gone (`| head`) is no reason to stop.
-    fn progress(&mut self, drain: &Drain) {
-        self.most = self.most.max(drain.left).max(drain.left + drain.closed);
-        let text = describe(drain);
-        let _ = match self.screen {
-            Screen::Lines => writeln!(self.out, "streamer {}: {text}", self.streamer),
-            Screen::Terminal => {
-                let bar = bar(self.most - drain.left, self.most, BAR);
-                write!(self.out, "\r\x1b[K{} {bar} {text}", self.streamer)
-            }
-        };
-        let _ = self.out.flush();
-    }
-
-    fn end(&mut self, how: &str) {
-        let start = match self.screen {
-            Screen::Lines => "",
-            Screen::Terminal => "\n",
-        };
-        let _ = writeln!(self.out, "{start}streamer {} {how}", self.streamer);
-    }
-
-    fn period(&self) -> Duration {
-        match self.screen {
-            Screen::Lines => Duration::from_secs(1),
-            Screen::Terminal => Duration::from_millis(200),
-        }
-    }
-}
-
 fn describe(drain: &Drain) -> String {
-    let mut text = format!("{} closed, {} left", drain.closed, drain.left);
-    if drain.left > 0
-        && let (Some(rate), Some(eta)) = (drain.rate, drain.eta_seconds)
-    {
-        text.push_str(&format!(", {rate}/s, about {eta} s to go"));
+    let Drain {
+        moved,
+        closed,
+        left,
+        under_way,
+        ..
+    } = drain;
+    let mut text = format!("{moved} moved, {closed} closed, {left} left");
+    if *under_way > 0 {
+        text.push_str(&format!(" ({under_way} under way)"));
     }
-    text
+    if drain.left > 0
+        && let Some(rate) = drain.rate
+    {
+        text.push_str(&format!(", {rate}/s{}", to_go(drain.eta_seconds)));
+    }
+    text + &stayed(&drain.refused)
 }
 
-/// Timeouts in a row that are taken for a busy gateway.
-const PATIENCE: u32 = 10;
-
-/// Characters of the bar.
-const BAR: usize = 30;
+/// Characters of a bar within a table.
+const SMALL_BAR: usize = 10;
 
 #[cfg(test)]
 mod tests {
-    use super::{Drain, Drains, Page, Screen, Show, overview};
+    use std::collections::BTreeMap;
 
-    fn drain(closed: u64, left: u64) -> Drain {
+    use super::{Drain, Drains, Page, describe, overview};
+
+    fn drain(moved: u64, left: u64) -> Drain {
         Drain {
             draining: true,
             left,
-            closed,
+            moved,
+            under_way: left.min(2),
+            closed: 1,
+            refused: BTreeMap::from([("livechat".to_owned(), 1)]),
             rate: Some(50),
             eta_seconds: Some(left.div_ceil(50)),
             others: true,
@@ -342,42 +319,19 @@ mod tests {
         };
         let sum = Drains::sum([drains(drain(10, 90)), drains(drain(0, 300))]);
         assert_eq!(
-            (sum.closed, sum.left, sum.rate, sum.eta_seconds),
+            (sum.moved, sum.left, sum.rate, sum.eta_seconds),
             (10, 390, Some(100), Some(6))
         );
+        assert_eq!(
+            (sum.closed, sum.under_way, sum.refused["livechat"]),
+            (2, 4, 2)
+        );
+        assert_eq!(
+            describe(&sum),
+            "10 moved, 2 closed, 390 left (4 under way), 100/s, about 6 s to go; not to be moved: \
+             2 livechat"
+        );
         assert!(sum.draining && sum.others);
-    }
-
-    #[test]
-    fn a_terminal_shows_one_line_that_is_drawn_anew_and_a_log_gets_lines() {
-        let shown = |screen| {
-            let mut out = Vec::new();
-            let mut show = Show {
-                streamer: "a",
-                screen,
-                most: 0,
-                out: &mut out,
-            };
-            show.progress(&drain(50, 150));
-            show.progress(&drain(200, 0));
-            show.end("is empty");
-            String::from_utf8(out).unwrap()
-        };
-        assert_eq!(
-            shown(Screen::Lines),
-            "streamer a: 50 closed, 150 left, 50/s, about 3 s to go\n\
-             streamer a: 200 closed, 0 left\nstreamer a is empty\n"
-        );
-        assert_eq!(
-            shown(Screen::Terminal),
-            format!(
-                "\r\x1b[Ka [{}{}] 50 closed, 150 left, 50/s, about 3 s to go\
-                 \r\x1b[Ka [{}] 200 closed, 0 left\nstreamer a is empty\n",
-                "#".repeat(7),
-                ".".repeat(23),
-                "#".repeat(30)
-            )
-        );
     }
 
     #[test]
@@ -386,8 +340,8 @@ mod tests {
             r#"{"pools": [{"pool": "default", "waiting": 3, "streamers": [
                 {"id": "a", "address": "10.0.0.1:3000", "admin": "drain", "health": "up", "cause": null,
                  "sessions": 90, "capacity": 0, "logged_in": 80, "logins": {"waiting": 0},
-                 "drain": {"draining": true, "left": 90, "closed": 10, "rate": 50, "eta_seconds": 2,
-                           "others": true}},
+                 "drain": {"draining": true, "left": 90, "moved": 9, "under_way": 0, "closed": 1,
+                           "refused": {"odd": 1}, "rate": 50, "eta_seconds": 2, "others": true}},
                 {"id": "b", "address": "10.0.0.2:3000", "admin": "ready", "health": "down",
                  "cause": "no connection", "sessions": 0, "capacity": 0, "logged_in": 0,
                  "logins": {"waiting": 7}, "drain": null}]}]}"#,
@@ -397,7 +351,7 @@ mod tests {
             overview(page),
             "POOL     STREAMER  ADDRESS        STATE  HEALTH  SESSIONS  LOGGED IN  LOGINS WAITING\n\
              default  a         10.0.0.1:3000  drain  up      90/0      80         0               \
-             10 closed, 90 left, 50/s, about 2 s to go\n\
+             [#.........] 9 moved, 1 closed, 90 left, 50/s, about 2 s to go; not to be moved: 1 odd\n\
              default  b         10.0.0.2:3000  ready  down    0/0       0          7               \
              no connection\n\
              3 clients wait for room in pool default\n"

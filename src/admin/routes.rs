@@ -19,6 +19,7 @@ use crate::{
     control::{
         app::Control,
         drain::Stage,
+        rebalance::PoolBalance,
         reload::Trigger,
         streamer_drain::{StreamerDrain, UnknownStreamer},
     },
@@ -52,6 +53,9 @@ pub(super) async fn answer(
         "/streamers/drain" if get => streamer_drains(&control, query),
         "/streamers/drain" if post => drain_streamer(&control, query),
         "/streamers/undrain" if post => undrain_streamer(&control, query),
+        "/rebalance" if get => balances(StatusCode::OK, &control.balances()),
+        "/rebalance" if post => rebalance(&control, query),
+        "/rebalance/stop" if post => balances(StatusCode::OK, &control.stop_rebalance()),
         "/sessions" if get => sessions(&control, query),
         "/drain" if get => json(StatusCode::OK, &json!(control.progress())),
         "/drain" if post => drain(&control, query).await,
@@ -63,12 +67,12 @@ pub(super) async fn answer(
             allow(&mut answer, "GET, HEAD");
             answer
         }
-        "/streamers/undrain" => {
+        "/streamers/undrain" | "/rebalance/stop" => {
             let mut answer = fault(StatusCode::METHOD_NOT_ALLOWED, "this is done with POST");
             allow(&mut answer, "POST");
             answer
         }
-        "/drain" | "/reload" | "/streamers/drain" => {
+        "/drain" | "/reload" | "/streamers/drain" | "/rebalance" => {
             let mut answer = fault(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "GET tells how it went, POST does it",
@@ -90,8 +94,11 @@ fn index() -> Value {
         "GET /metrics": "Prometheus",
         "GET /streamers": "pools and streamers with health, sessions and capacity",
         "GET /streamers/drain?streamer=ID": "streamers that are being emptied, or one of them",
-        "POST /streamers/drain?streamer=ID&rate=50": "no new sessions for a streamer; close those it has, at a rate per second",
+        "POST /streamers/drain?streamer=ID&rate=50": "no new sessions for a streamer; move those it has to others, at a rate per second",
         "POST /streamers/undrain?streamer=ID": "take it back into rotation",
+        "GET /rebalance": "how even the pools are, and what is done about it",
+        "POST /rebalance": "level the streamers of all pools; with dry_run=true only say how",
+        "POST /rebalance/stop": "stop that",
         "GET /sessions?limit=100&after=0": "open client sockets, by id",
         "GET /config": "the values in use, each with its origin; secrets masked",
         "GET /reload": "outcome of the last reload",
@@ -141,10 +148,17 @@ fn streamers(control: &Control) -> Value {
         control.streamer_drains(),
         control.shared().registry.logged_in(),
     );
+    let balances = control.balances();
     let pools: Vec<Value> = snapshot
         .pools
         .iter()
-        .map(|pool| with_details(&pool.report(now), &logins, &drains, &logged_in))
+        .map(|pool| {
+            let mut page = with_details(&pool.report(now), &logins, &drains, &logged_in);
+            let name = pool.name().as_str();
+            let balance = balances.iter().find(|balance| balance.pool == name);
+            page["rebalance"] = json!(balance);
+            page
+        })
         .collect();
     let monoliths: Vec<Value> = snapshot
         .monoliths
@@ -279,6 +293,18 @@ fn undrain_streamer(control: &Control, query: Query<'_>) -> Answer {
         Ok(name) => drains(StatusCode::OK, control.undrain_streamer(&name)),
         Err(error) => fault(StatusCode::BAD_REQUEST, &error.to_string()),
     }
+}
+
+fn rebalance(control: &Control, query: Query<'_>) -> Answer {
+    match query.text("dry_run") {
+        None | Some("false") => balances(StatusCode::ACCEPTED, &control.rebalance()),
+        Some("true") => balances(StatusCode::OK, &control.balances()),
+        Some(_) => fault(StatusCode::BAD_REQUEST, "`dry_run` is true or false"),
+    }
+}
+
+fn balances(status: StatusCode, pools: &[PoolBalance]) -> Answer {
+    json(status, &json!({ "pools": pools }))
 }
 
 fn drains(status: StatusCode, drains: Result<Vec<StreamerDrain>, UnknownStreamer>) -> Answer {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
@@ -19,11 +19,12 @@ use super::{
     banner, bounds,
     drain::{self, Exit, Progress},
     listeners::Listeners,
-    login_task,
+    login_task, moves,
     pools::Pools,
+    rebalance::Rebalances,
     reload::{self, Applied, Outcome, ReloadError, Trigger, Wish},
     signals,
-    streamer_drain::{self, StreamerDrains},
+    streamer_drain::StreamerDrains,
     upkeep,
 };
 use crate::{
@@ -116,6 +117,9 @@ pub(super) struct Inner {
     pub(super) phase: watch::Sender<Phase>,
     pub(super) exit: Exit,
     pub(super) streamer_drains: StreamerDrains,
+    pub(super) rebalances: Rebalances,
+    /// Something is to be moved earlier than was thought.
+    pub(super) moves_due: Notify,
     pub(super) state: tokio::sync::Mutex<State>,
     pub(super) origin: Origin,
     pub(super) wishes: mpsc::Sender<Wish>,
@@ -187,6 +191,8 @@ impl App {
             phase,
             exit: Exit::new(),
             streamer_drains: StreamerDrains::default(),
+            rebalances: Rebalances::default(),
+            moves_due: Notify::new(),
             state: tokio::sync::Mutex::new(State {
                 config,
                 reading: options.reading,
@@ -220,7 +226,7 @@ impl App {
         tokio::spawn(reload::run(inner.clone(), wished));
         tokio::spawn(upkeep::run(inner.clone()));
         tokio::spawn(login_task::run(inner.clone()));
-        tokio::spawn(streamer_drain::run(inner.clone()));
+        tokio::spawn(moves::run(inner.clone()));
         Ok(Self {
             control: Control(inner),
         })

@@ -10,6 +10,7 @@ mod login_task;
 mod moves;
 pub mod pool_task;
 mod pools;
+pub mod rebalance;
 pub mod reload;
 mod signals;
 pub mod status;

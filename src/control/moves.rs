@@ -1,16 +1,48 @@
-//! Sessions as those see them who have them moved.
+//! Sessions as those see them who have them moved, and the task that does.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use super::app::Inner;
+use futures_util::FutureExt as _;
+use tokio::time::{sleep, sleep_until};
+
+use super::{app::Inner, rebalance, streamer_drain};
 use crate::{
     base::id::{PoolName, SessionId, StreamerId},
     pool::{Progress, Seen},
     proxy::registry::{Entry, MoveRefused, Moving, Place, Standing},
 };
+
+/// Runs until the process stops.
+///
+/// A defect that panics in here costs a second and not what is under way.
+pub(super) async fn run(inner: Arc<Inner>) {
+    loop {
+        let driven = AssertUnwindSafe(drive(&inner)).catch_unwind();
+        tokio::select! {
+            () = inner.stop.cancelled() => return,
+            _ = driven => {}
+        }
+        tracing::error!(
+            "the task that has sessions moved ended by a panic and starts again: report this defect"
+        );
+        sleep(RESTART_PAUSE).await;
+    }
+}
+
+async fn drive(inner: &Inner) -> ! {
+    loop {
+        let now = Instant::now();
+        let wake_at = streamer_drain::step(inner, now).min(rebalance::step(inner, now));
+        tokio::select! {
+            () = inner.moves_due.notified() => {}
+            () = sleep_until(wake_at.into()) => {}
+        }
+    }
+}
 
 /// A streamer of the process.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +116,8 @@ pub(super) fn most_under_way(inner: &Inner, now: Instant) -> usize {
     }
     .clamp(1, MOST_UNDER_WAY)
 }
+
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// A leg more than it needs is kept for each session that moves for about so long.
 const OVERLAP_SECONDS: usize = 2;

@@ -8,17 +8,11 @@
 use std::{
     collections::BTreeMap,
     num::NonZeroU32,
-    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt as _;
 use serde::Serialize;
-use tokio::{
-    sync::Notify,
-    time::{sleep, sleep_until},
-};
 use tracing::{info, warn};
 
 use super::{
@@ -27,6 +21,7 @@ use super::{
     moves::{self, Key},
 };
 use crate::{
+    base::id::PoolName,
     pool::{AdminState, Emptying, Ends, Pool, Seen, Streamer, Tally, Turn},
     proxy::mailbox::Command,
     session::Disconnect,
@@ -34,10 +29,7 @@ use crate::{
 
 /// The drains under way, with what each has done.
 #[derive(Debug, Default)]
-pub(super) struct StreamerDrains {
-    running: Mutex<BTreeMap<Key, Emptying>>,
-    hurry: Notify,
-}
+pub(super) struct StreamerDrains(Mutex<BTreeMap<Key, Emptying>>);
 
 /// How far the drain of a streamer is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -97,7 +89,7 @@ impl Control {
             found.pool.drain(&found.streamer.id, rate, now);
         }
         step(&self.0, now);
-        self.0.streamer_drains.hurry.notify_one();
+        self.0.moves_due.notify_one();
         let drains = self.streamer_drain(name)?;
         for drain in &drains {
             let StreamerDrain {
@@ -257,35 +249,8 @@ fn describe(inner: &Inner, found: Vec<Found>, now: Instant) -> Vec<StreamerDrain
     found.into_iter().map(row).collect()
 }
 
-/// Runs until the process stops.
-///
-/// A defect that panics in here costs a second and not the drains.
-pub(super) async fn run(inner: Arc<Inner>) {
-    loop {
-        let driven = AssertUnwindSafe(drive(&inner)).catch_unwind();
-        tokio::select! {
-            () = inner.stop.cancelled() => return,
-            _ = driven => {}
-        }
-        tracing::error!(
-            "the task that empties streamers ended by a panic and starts again: report this defect"
-        );
-        sleep(RESTART_PAUSE).await;
-    }
-}
-
-async fn drive(inner: &Inner) -> ! {
-    loop {
-        let wake_at = step(inner, Instant::now());
-        tokio::select! {
-            () = inner.streamer_drains.hurry.notified() => {}
-            () = sleep_until(wake_at.into()) => {}
-        }
-    }
-}
-
 /// Tells the sessions whose turn it is; returns when to come again.
-fn step(inner: &Inner, now: Instant) -> Instant {
+pub(super) fn step(inner: &Inner, now: Instant) -> Instant {
     let mut running = inner.streamer_drains.lock();
     // When the process closes its sockets, nobody needs another streamer.
     let drained = match inner.exit.stage() {
@@ -391,14 +356,19 @@ fn tell(inner: &Inner, turn: Turn, key: &Key) -> bool {
 }
 
 impl StreamerDrains {
+    /// Whether sessions are to leave a streamer of this pool yet.
+    pub(super) fn is_busy(&self, pool: &PoolName) -> bool {
+        let running = self.lock();
+        let mut here = running.iter().filter(|(key, _)| key.pool == *pool);
+        here.any(|(_, emptying)| emptying.is_busy())
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Emptying>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A change of the pace of logins is noticed within this.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
-
 /// What is late by less than this is not late.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);

@@ -142,6 +142,15 @@ impl Emptying {
         self.under_way
     }
 
+    /// Whether somebody is to be told yet, or is under way.
+    pub fn is_busy(&self) -> bool {
+        self.guests.values().any(|guest| match guest.state {
+            State::Waits | State::Moves { .. } | State::Rests { .. } => true,
+            State::Stuck => self.ends == Ends::Told,
+            State::Told => false,
+        })
+    }
+
     /// Time until all of the `left` have gone that go; `None` when there is no telling.
     pub fn remaining(&self, left: u32) -> Option<Duration> {
         let stay = match self.ends {

@@ -11,10 +11,12 @@
 //! a slot is free and a waiting client does not know.
 
 mod admission;
+pub mod balance;
 mod care;
 mod demand;
 mod emptying;
 mod health;
+pub mod level;
 pub mod logins;
 mod machine;
 mod members;

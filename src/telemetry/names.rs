@@ -99,6 +99,9 @@ metrics! {
     POOL_WAITING = Gauge Count "pool_waiting" ["pool"] "Clients parked because no streamer has room.";
     STREAMERS_WANTED = Gauge Count "streamers_wanted" ["pool"] "Streamers that this gateway's sessions and waiting clients ask for, at sessions_per_streamer each; at least 1. For an autoscaler: add up all gateways.";
     POOL_REFUSED = Counter Count "pool_refused_total" ["pool", "reason"] "Clients turned away: queue_full, wait_timeout, no_streamer.";
+    POOL_SKEW = Gauge Count "pool_skew" ["pool"] "Sessions of the fullest streamer in rotation in relation to the mean; 1 is even.";
+    REBALANCING = Gauge Count "rebalancing" ["pool"] "1 while sessions are moved to level the streamers of the pool.";
+    REBALANCES = Counter Count "rebalances_total" ["pool", "outcome"] "Times that the streamers of the pool were levelled, by the end: balanced, stuck (who is left cannot be moved, or nobody has room), stopped.";
     LOGINS = Counter Count "logins_total" ["outcome"] "Logins sent to streamers, by their end: done, refused (unknown token), failed, timed_out (no answer), gone (the client or the streamer).";
     LOGINS_LIMIT = Gauge Count "logins_limit" [] "Logins that may be in flight at all streamers together, as learned from their latency.";
     LOGINS_RATE_LIMIT = Gauge Count "logins_rate_limit" [] "Logins that may begin in a second at all streamers together.";

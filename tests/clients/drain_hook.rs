@@ -3,6 +3,7 @@
 use std::{fs, path::Path, process::Stdio};
 
 use ddp_gateway::demo::streamer::Streamer;
+use serde_json::json;
 use tokio::process::Command;
 
 use crate::{
@@ -56,25 +57,31 @@ async fn a_streamers_prestop_hook_empties_it_before_it_ends() {
     let [first, second] = &deployment.streamers[..] else {
         panic!("two streamers")
     };
-    let mut leaving = Vec::new();
-    let mut staying = Vec::new();
-    for mut client in clients {
-        match client.streamer().await == first.name() {
-            true => leaving.push(tokio::spawn(async move { client.end().await })),
-            false => staying.push(client),
+    let sessions = |streamer: &Streamer| streamer.sessions();
+    assert_eq!((sessions(first), sessions(second)), (10, 10));
+    // One of them cannot be moved.
+    let at_first = {
+        let mut at_first = None;
+        for (n, client) in clients.iter_mut().enumerate() {
+            if client.streamer().await == first.name() {
+                at_first = Some(n);
+            }
         }
-    }
-    assert_eq!((leaving.len(), staying.len()), (10, 10));
+        at_first.unwrap()
+    };
+    let mut visitor = clients.remove(at_first);
+    visitor.call("livechat:setUpConnection", json!([])).await;
+    let visitor = tokio::spawn(async move { visitor.end().await });
     let (code, complaints) = hook(&deployment, &first.address().to_string()).await;
     assert_eq!(code, Some(0), "{complaints}");
     // It has not come back before the last one has left.
     settles("sessions on it", 0, async || first.sessions()).await;
-    let sessions = |streamer: &Streamer| streamer.sessions();
-    assert_eq!((sessions(first), sessions(second)), (0, 10));
-    for end in leaving {
-        let end = soon("the end of a socket", end).await.unwrap();
-        assert!(matches!(end, End::Closed(1012, _)), "{end:?}");
+    assert_eq!((sessions(first), sessions(second)), (0, 19));
+    for client in &mut clients {
+        assert_eq!(client.streamer().await, second.name());
     }
+    let end = soon("the end of a socket", visitor).await.unwrap();
+    assert!(matches!(end, End::Closed(1012, _)), "{end:?}");
 
     let (code, complaints) = hook(&deployment, "10.0.0.1:3000").await;
     assert_eq!(code, Some(1));

@@ -1,5 +1,6 @@
 //! Properties over random input. An independent implementation is the oracle where there is one.
 
+mod balance;
 mod ddp;
 mod frames;
 mod journal;
