@@ -315,6 +315,13 @@ impl Journal {
         self.methods
     }
 
+    /// Whether a method in flight has such a name.
+    pub fn has_method(&self, is_such: impl Fn(Name) -> bool) -> bool {
+        self.arena
+            .records()
+            .any(|record| record.head.is(Kind::Method) && is_such(self.name(&record)))
+    }
+
     /// Methods in flight whose id is unknown.
     pub fn unseen(&self) -> u32 {
         self.unseen

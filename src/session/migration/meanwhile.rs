@@ -48,7 +48,7 @@ impl Session {
                     }
                     Ok(())
                 }
-                Stage::Reaching | Stage::Abandoned(_) => Ok(()),
+                Stage::Reaching(_) | Stage::Abandoned(_) => Ok(()),
             },
             _ => Ok(()),
         };
@@ -115,6 +115,7 @@ impl Session {
                 }
                 &mut shadowing.overlap
             }
+            Stage::Reaching(overlap) => overlap,
             _ => return,
         };
         if method.starts_with("stream-")

@@ -6,13 +6,13 @@
 //!
 //! 1. The new leg is asked for what the journal knows: login with the client's token, the last
 //!    presence call, the subscriptions. What the client subscribes to meanwhile goes to both legs.
-//!    All answers of the new leg are swallowed ([`shadow`]).
-//! 2. Events of both are compared by content ([`overlap`]) until everything from before the new
+//!    All answers of the new leg are swallowed (`shadow`).
+//! 2. Events of both are compared by content (`overlap`) until everything from before the new
 //!    subscriptions has surely arrived: some generations after the new leg's last answer.
 //! 3. The client's messages are held until the old leg owes it nothing: no answer, and no pong (a
 //!    last ping of our own is answered behind all of them).
 //! 4. The switch: what the old leg has not brought yet goes to the client, documents are compared
-//!    ([`documents`]), what was held goes to the new leg.
+//!    (`documents`), what was held goes to the new leg.
 //!
 //! One switch for the whole session instead of a hand-over for each subscription keeps the order
 //! within every subscription and among them, and needs no undoing before it. Sans-io like the rest:
@@ -68,8 +68,8 @@ pub(super) struct Migration {
 }
 
 enum Stage {
-    /// A new leg is on its way.
-    Reaching,
+    /// A new leg is on its way; what the client writes to streams is noted already.
+    Reaching(Overlap),
     Shadowing(Box<Shadowing>),
     /// The new leg is in charge, and may still bring what the client has from the old one.
     Settling(Box<Settling>),
@@ -121,7 +121,7 @@ pub(super) enum Told {
 impl fmt::Debug for Migration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match &self.stage {
-            Stage::Reaching => "reaching",
+            Stage::Reaching(_) => "reaching",
             Stage::Shadowing(shadowing) if shadowing.hold.is_some() => "holding",
             Stage::Shadowing(_) => "shadowing",
             Stage::Settling(_) => "settling",
@@ -160,7 +160,7 @@ impl Session {
             fence,
             fences_due: Vec::new(),
             release_due: false,
-            stage: Stage::Reaching,
+            stage: Stage::Reaching(Overlap::default()),
         })));
         self.timers.set(Timer::Step as usize, now + REACH_WITHIN);
         Ok(())
@@ -169,7 +169,7 @@ impl Session {
     /// Whether a move is under way whose switch has not come yet.
     pub fn is_moving(&self) -> bool {
         self.migration()
-            .is_some_and(|moving| matches!(moving.stage, Stage::Reaching | Stage::Shadowing(_)))
+            .is_some_and(|moving| matches!(moving.stage, Stage::Reaching(_) | Stage::Shadowing(_)))
     }
 
     /// Whether the new leg of a move needs a turn to log in.
@@ -245,7 +245,7 @@ impl Session {
             return;
         };
         match &mut moving.stage {
-            Stage::Reaching if now >= moving.began + REACH_WITHIN => {
+            Stage::Reaching(_) if now >= moving.began + REACH_WITHIN => {
                 self.abandon(Aborted::Unreachable);
             }
             Stage::Shadowing(shadowing) => {
@@ -296,7 +296,7 @@ impl Session {
     }
 
     fn answer_fence(&mut self, number: u32, by_shadow: bool, now: Instant) {
-        let Some((moving, _)) = self.migration_mut() else {
+        let Some((moving, journal)) = self.migration_mut() else {
             return;
         };
         match &mut moving.stage {
@@ -308,7 +308,9 @@ impl Session {
                     hold.fenced = true;
                 }
                 if shadowing.generation.answered(number, by_shadow, now) {
-                    shadowing.overlap.grow_older();
+                    shadowing
+                        .overlap
+                        .grow_older(journal.unanswered_methods() == 0);
                     if shadowing.shadow.is_settled() {
                         shadowing.level = shadowing.level.saturating_add(1);
                         if shadowing.level == LEVEL {
@@ -319,14 +321,14 @@ impl Session {
             }
             Stage::Settling(settling) => {
                 if settling.generation.answered(number, true, now) {
-                    settling.overlap.grow_older();
+                    settling.overlap.grow_older(true);
                     settling.left -= 1;
                     if settling.left == 0 {
                         return self.forget_move();
                     }
                 }
             }
-            Stage::Reaching | Stage::Abandoned(_) => return,
+            Stage::Reaching(_) | Stage::Abandoned(_) => return,
         }
         self.consider_switch(now);
         self.arm_move(now);
@@ -339,7 +341,7 @@ impl Session {
         let (generation, shadow) = match &mut moving.stage {
             Stage::Shadowing(shadowing) => (&mut shadowing.generation, true),
             Stage::Settling(settling) => (&mut settling.generation, false),
-            Stage::Reaching | Stage::Abandoned(_) => return,
+            Stage::Reaching(_) | Stage::Abandoned(_) => return,
         };
         if !generation.wants_fence(now) {
             return;
@@ -358,7 +360,7 @@ impl Session {
     /// Sets the timer of a move to what comes next.
     fn arm_move(&mut self, now: Instant) {
         let next = self.migration().and_then(|moving| match &moving.stage {
-            Stage::Reaching => Some(moving.began + REACH_WITHIN),
+            Stage::Reaching(_) => Some(moving.began + REACH_WITHIN),
             Stage::Shadowing(shadowing) => {
                 let hold = shadowing.hold.map(|hold| hold.until);
                 let patience = (shadowing.hold.is_none() && shadowing.level >= LEVEL)
@@ -387,7 +389,7 @@ impl Session {
         if let Some((moving, _)) = self.migration_mut() {
             let held = match &moving.stage {
                 Stage::Shadowing(shadowing) => shadowing.hold.is_some(),
-                Stage::Reaching => false,
+                Stage::Reaching(_) => false,
                 Stage::Settling(_) | Stage::Abandoned(_) => return,
             };
             moving.release_due |= held;
@@ -433,6 +435,9 @@ fn check(journal: &Journal) -> Result<(), Unmovable> {
     }
     if journal.odd() {
         return Err(Unmovable::Odd);
+    }
+    if journal.has_method(|name| name.label().starts_with("stream-")) {
+        return Err(Unmovable::Writing);
     }
     if journal.unseen() > 0 {
         return Err(Unmovable::Unseen);

@@ -3,7 +3,7 @@
 use super::{
     Aborted, MOVE_WITHIN, PRIVATE, Shadowing, Stage,
     documents::Documents,
-    overlap::{Generation, Overlap},
+    overlap::Generation,
     shadow::{self, Next, Shadow},
     translation::translated,
 };
@@ -23,9 +23,10 @@ impl Session {
         let Some((moving, journal)) = self.migration_mut() else {
             return;
         };
-        let Stage::Reaching = moving.stage else {
+        let Stage::Reaching(overlap) = &mut moving.stage else {
             return;
         };
+        let overlap = std::mem::take(overlap);
         let mut shadow = Shadow::default();
         if journal.user().is_some()
             && let Some(token) = journal.token()
@@ -52,7 +53,7 @@ impl Session {
             upstream: session.to_owned(),
             shadow,
             documents: Documents::default(),
-            overlap: Overlap::default(),
+            overlap,
             generation: Generation::new(now),
             level: 0,
             level_since: now,

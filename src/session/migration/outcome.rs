@@ -50,6 +50,8 @@ reasons! {
         Odd = "odd",
         /// Requests are unanswered that could not be read.
         Unseen = "unseen",
+        /// It has written to a stream and has no answer yet: another streamer would send that back.
+        Writing = "writing",
         /// Its client has just come back, and not all of it is settled yet.
         Resuming = "resuming",
     }
@@ -79,7 +81,7 @@ impl Unmovable {
     /// Whether the reason goes by itself, so that it is worth while to ask again a moment later.
     pub fn passes(self) -> bool {
         match self {
-            Self::NotLive | Self::LoggingIn | Self::Unseen | Self::Resuming => true,
+            Self::NotLive | Self::LoggingIn | Self::Unseen | Self::Writing | Self::Resuming => true,
             Self::NoToken
             | Self::Livechat
             | Self::UnknownPublication

@@ -1,6 +1,6 @@
 //! The moment in which the new leg takes over.
 
-use super::{LEVEL, Settling, Shadowing, Stage, overlap::Generation, print};
+use super::{Aborted, LEVEL, Settling, Shadowing, Stage, overlap::Generation, print};
 use crate::{
     ddp::reply,
     session::{
@@ -17,8 +17,8 @@ impl Session {
         let Some((moving, journal)) = self.migration_mut() else {
             return;
         };
-        let Stage::Shadowing(shadowing) = std::mem::replace(&mut moving.stage, Stage::Reaching)
-        else {
+        let none = Stage::Abandoned(Aborted::Ended);
+        let Stage::Shadowing(shadowing) = std::mem::replace(&mut moving.stage, none) else {
             return;
         };
         let Shadowing {

@@ -310,6 +310,36 @@ fn what_the_client_writes_does_not_come_back() {
 }
 
 #[test]
+fn a_write_behind_a_slow_method_does_not_come_back() {
+    let mut stage = Stage::new();
+    stage.subscribe("a", "r/typing");
+    let typing =
+        r#"{"msg":"method","id":"9","method":"stream-notify-room","params":["r/typing","ann"]}"#;
+    // Written before there is a new leg, and published long after.
+    stage.session.begin_move(stage.now).unwrap();
+    assert_eq!(stage.client(typing), Verdict::Forward);
+    let mut turn = Turn {
+        now: stage.now,
+        quotas: &stage.quotas,
+        effects: &mut stage.heard,
+    };
+    stage.session.handle_shadow_attached("up-2", &mut turn);
+    stage.shadow(r#"{"msg":"result","id":"ddpgw:login","result":{"id":"u1","token":"t1"}}"#);
+    stage.shadow(r#"{"msg":"ready","subs":["a"]}"#);
+    for _ in 0..10 {
+        stage.now += SKEW;
+        stage.session.handle_timeout(stage.now);
+        stage.answer_fences();
+    }
+    stage.streamer(r#"{"msg":"result","id":"9"}"#);
+    stage.streamer(r#"{"msg":"updated","methods":["9"]}"#);
+    stage.shadow(&event("r/typing", "ann"));
+    stage.level();
+    stage.answer_fences();
+    assert!(stage.switch().is_empty());
+}
+
+#[test]
 fn a_subscription_made_meanwhile_goes_to_both() {
     let mut stage = Stage::new();
     stage.shadowed();
@@ -424,6 +454,11 @@ fn who_is_not_moved() {
     assert_eq!(
         refusal(&|stage| _ = stage.client(login)),
         Unmovable::LoggingIn
+    );
+    let write = r#"{"msg":"method","id":"8","method":"stream-notify-room","params":["r/x"]}"#;
+    assert_eq!(
+        refusal(&|stage| _ = stage.client(write)),
+        Unmovable::Writing
     );
     assert_eq!(
         refusal(&|stage| drop(stage.streamer(r#"{"msg":"updated","methods":["?"]}"#))),
