@@ -26,7 +26,6 @@ use std::io::{self, Write};
 use self::{
     deployment::Deployment,
     front::{Addresses, Front, FrontError},
-    streamer::Streamer,
 };
 use crate::{
     control::app::Ended,
@@ -69,6 +68,7 @@ pub async fn run(addresses: Addresses) -> Result<Ended, DemoError> {
     let front = Front::start(&deployment.upstreams_toml(), TABLES, addresses, Some(log))
         .await
         .map_err(DemoError::Gateway)?;
+    deployment.behind(front.app().control());
     let welcome = async {
         // Who has closed the other end does not want to read it.
         let _ = io::stdout().write_all(banner(&deployment, &front).as_bytes());
@@ -100,7 +100,7 @@ fn banner(deployment: &Deployment, front: &Front) -> String {
     let streamers: Vec<String> = deployment
         .streamers()
         .iter()
-        .map(|streamer: &Streamer| format!("{} {}", streamer.name(), streamer.address()))
+        .map(|streamer| format!("{} {}", streamer.name(), streamer.address()))
         .collect();
     let admin = front
         .app()
@@ -117,7 +117,7 @@ fn banner(deployment: &Deployment, front: &Front) -> String {
          \n  config      {}\n\
          \n  Unprotected: any name logs in without a password, the page may stop streamers, the\
          \n  admin address asks nobody who he is, http is not encrypted. Keep all of it local.\n\
-         \n  Log in twice, write something, take a streamer away. Ctrl-C ends the demo.\n\n",
+         \n  Log in twice, write something, drain a streamer, kill another. Ctrl-C ends the demo.\n\n",
         streamers.join(", "),
         deployment.monolith.address(),
         front.config().display(),

@@ -65,8 +65,20 @@ pub trait Switchboard: fmt::Debug + Send + Sync {
     fn streamers(&self) -> Value;
 
     /// Takes streamer number `streamer` away or brings it back, and is done when that has
-    /// happened; false when there is no such streamer.
-    fn switch(&self, streamer: usize, on: bool) -> Switching<'_>;
+    /// happened; false when there is no such streamer, or nobody who could empty it.
+    fn switch(&self, streamer: usize, to: Switch) -> Switching<'_>;
+}
+
+/// What is to become of a streamer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// Serves, and gets clients.
+    Start,
+    /// Hands its sessions over to the others and stops when it has none; this has only begun when
+    /// [`Switchboard::switch`] is done.
+    Drain,
+    /// Ends at once, as a crash does.
+    Kill,
 }
 
 /// The outcome of [`Switchboard::switch`].
@@ -87,7 +99,7 @@ pub enum MonolithMode {
 /// Paths: `/` the demo page, `/health`, `/echo` (what arrived, as JSON), `/upload` (bytes and hash),
 /// `/download?bytes=`, `/slow?ms=`, `/status/<code>`, `/cut` and `/cut?chunked`, `/trickle?count=&ms=`,
 /// `/trailers`, `/headers?bytes=`, `/close` (no answer at all), `/other-ws` (a WebSocket that echoes),
-/// and with a switchboard `/demo/streamers` and POST `/demo/streamers/<n>/stop` or `start`.
+/// and with a switchboard `/demo/streamers` and POST `/demo/streamers/<n>/drain`, `stop` or `start`.
 #[derive(Debug)]
 pub struct Monolith {
     door: Door,
@@ -292,20 +304,21 @@ impl Shared {
 
     async fn switch(&self, method: &Method, rest: &str) -> Response<Body> {
         let wish = rest.split_once('/').and_then(|(number, verb)| {
-            let on = match verb {
-                "start" => true,
-                "stop" => false,
+            let to = match verb {
+                "start" => Switch::Start,
+                "drain" => Switch::Drain,
+                "stop" => Switch::Kill,
                 _ => return None,
             };
-            Some((number.parse().ok()?, on))
+            Some((number.parse().ok()?, to))
         });
-        let (Some(switchboard), Some((number, on))) = (&self.options.switchboard, wish) else {
+        let (Some(switchboard), Some((number, to))) = (&self.options.switchboard, wish) else {
             return not_found();
         };
         if method != Method::POST {
             return text(StatusCode::METHOD_NOT_ALLOWED, "POST\n");
         }
-        if !switchboard.switch(number, on).await {
+        if !switchboard.switch(number, to).await {
             return not_found();
         }
         json_body(&switchboard.streamers())

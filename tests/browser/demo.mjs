@@ -37,6 +37,8 @@ async function visit(name, colorScheme) {
   context.setDefaultTimeout(15_000);
   const page = await context.newPage();
   page.on("pageerror", (error) => faults.push(`${name}: ${error.stack}`));
+  page.sockets = [];
+  page.on("websocket", (socket) => page.sockets.push(socket));
   page.on("console", (message) => {
     if (/Content Security Policy/.test(message.text())) faults.push(`${name}: ${message.text()}`);
   });
@@ -56,6 +58,7 @@ const write = async (page, text) => {
 };
 const read = (page, text) => page.waitForSelector(`.message:not(.pending) .body:text-is("${text}")`);
 const serving = (page) => page.evaluate(() => document.body.dataset.streamer);
+const press = (page, wish, streamer) => page.click(`button[aria-label="${wish} ${streamer}"]`);
 const reconnects = async (page) => Number(await page.textContent("#reconnects"));
 
 /** No rule of axe-core that tells right from wrong is broken. */
@@ -104,12 +107,41 @@ await read(linus, "Did you notice the new configuration?");
 assert.deepEqual([await reconnects(ada), await reconnects(linus)], [0, 0]);
 step("sockets live through reloads, good and bad");
 
+// The planned way: nobody's socket notices.
+const drained = await serving(ada);
+const socket = await ada.textContent("#socket");
+assert.match(socket, /^Your socket: session [0-9a-f]{8}…, open since \d\d:\d\d:\d\d$/);
+await press(ada, "Drain", drained);
+await ada.waitForFunction((drained) => document.body.dataset.streamer !== drained, drained);
+await ada.waitForSelector(`[data-name="${drained}"][data-state="drained"]`);
+await ada.waitForSelector("#streamers .serving");
+assert.equal(await ada.textContent("#socket"), socket);
+assert.equal(await ada.textContent("#moved"), ", moved once");
+await ada.waitForSelector(`#events :text("${await serving(ada)} serves you now, on the same socket: session ")`);
+await write(ada, "I was moved, and my socket stayed.");
+await read(linus, "I was moved, and my socket stayed.");
+await write(linus, "I saw nothing of it.");
+await read(ada, "I saw nothing of it.");
+assert.deepEqual([await reconnects(ada), await reconnects(linus)], [0, 0]);
+for (const page of [ada, linus]) {
+  assert.equal(page.sockets.length, 1);
+  assert.ok(!page.sockets[0].isClosed());
+}
+await ada.screenshot({ path: `${pictures}/demo-drained.png` });
+await press(ada, "Bring back", drained);
+await ada.waitForSelector(`[data-name="${drained}"][data-state="up"]`);
+step(`${drained} was drained: ada is on ${await serving(ada)} with the same socket`);
+
+// The unplanned way.
 const before = await serving(ada);
-await ada.click(`[data-name="${before}"] button`);
+await press(ada, "Kill", before);
 await ada.waitForFunction((before) => document.body.dataset.streamer !== before, before);
 await ada.waitForSelector("#streamers .serving");
 assert.equal(await reconnects(ada), 1);
-step(`${before} was taken away: ada is on ${await serving(ada)} after ${await ada.textContent("#gap")}`);
+assert.notEqual(await ada.textContent("#socket"), socket);
+assert.equal(await ada.textContent("#moved"), "");
+assert.ok(ada.sockets[0].isClosed());
+step(`${before} was killed: ada is on ${await serving(ada)} after ${await ada.textContent("#gap")}`);
 
 await linus.waitForSelector('#state[data-state="connected"]');
 await write(linus, "No, and you lost a streamer.");
@@ -134,7 +166,7 @@ step("accessible by axe-core's rules, light and dark, wide and narrow");
 
 // No streamer at all: the gateway keeps the sockets, the page keeps what was written.
 for (const streamer of ["streamer-1", "streamer-2", "streamer-3"]) {
-  if (streamer !== before) await linus.click(`[data-name="${streamer}"] button`);
+  if (streamer !== before) await press(linus, "Kill", streamer);
 }
 await linus.waitForFunction(() => document.querySelectorAll(".streamer.down").length === 3);
 await ada.waitForSelector('#state[data-state="held"]');
@@ -142,7 +174,7 @@ await linus.waitForSelector('#state[data-state="held"]');
 await write(ada, "Is anybody there?");
 await ada.waitForSelector('.message.pending .body:text-is("Is anybody there?")');
 const spare = before === "streamer-3" ? "streamer-1" : "streamer-3";
-await linus.click(`[data-name="${spare}"] button`);
+await press(linus, "Bring back", spare);
 await linus.waitForSelector(`[data-name="${spare}"].serving`);
 await ada.waitForSelector(`[data-name="${spare}"].serving`);
 await read(ada, "Is anybody there?");
@@ -176,7 +208,7 @@ async function tabTo(wanted, key = "Tab") {
 await tabTo(`Bring back ${before}`);
 await ada.keyboard.press("Enter");
 await ada.waitForSelector(`[data-name="${before}"]:not(.down)`);
-assert.equal(await focus(), `Take away ${before}`);
+assert.equal(await focus(), `Drain ${before}`);
 await tabTo("gateway", "Shift+Tab");
 await ada.keyboard.press("Space");
 await ada.waitForSelector('#room-name:text-is("gateway")');

@@ -1,7 +1,7 @@
 // @rocket.chat/ddp-client: Rocket.Chat's own SDK, on the raw endpoint.
 
 import WebSocket from "ws";
-import { assert, base, bringBack, done, Inbox, step, takeAway, within } from "./steps.mjs";
+import { assert, base, bringBack, done, drain, Inbox, step, takeAway, within } from "./steps.mjs";
 
 // Node.js 20 has no WebSocket of its own; the SDK expects the browser's.
 globalThis.WebSocket = WebSocket;
@@ -32,7 +32,24 @@ step("sent messages and received them");
 await assert.rejects(within(sdk.call("demo:nonsense"), "the error of an unknown method"));
 step("an unknown method fails");
 
-const who = await within(sdk.call("demo:whoami"), "whoami");
+let who = await within(sdk.call("demo:whoami"), "whoami");
+if (!who.control) {
+  const { session } = sdk.connection;
+  const changes = [];
+  const stop = sdk.connection.on("connection", (status) => changes.push(status));
+  const late = within(sdk.call("demo:sleep", 1500), "a call that was under way");
+  await drain(who);
+  assert.equal(await late, 1500);
+  const next = await within(sdk.call("demo:whoami"), "whoami after the move");
+  assert.notEqual(next.streamer, who.streamer);
+  assert.equal(next.username, "sam");
+  await talk("after the move");
+  assert.deepEqual([changes, sdk.connection.session, sdk.connection.status], [[], session, "connected"]);
+  stop();
+  await bringBack(who);
+  step(`${who.streamer} was drained: on ${next.streamer} with the same session`);
+  who = next;
+}
 const again = new Promise((resolve) => sdk.connection.once("connected", resolve));
 await takeAway(who);
 await within(again, "the reconnect");

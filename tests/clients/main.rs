@@ -46,8 +46,10 @@ impl Demo {
     async fn with(tables: &str) -> Self {
         let deployment = Deployment::start(3).await.unwrap();
         let upstreams = deployment.upstreams_toml();
+        let front = front(&upstreams, tables).await;
+        deployment.behind(front.app().control());
         Self {
-            front: front(&upstreams, tables).await,
+            front,
             _deployment: deployment,
         }
     }

@@ -2,7 +2,7 @@
 
 import simpleDDP from "simpleddp";
 import WebSocket from "ws";
-import { assert, bringBack, done, Inbox, socketBase, step, takeAway, within } from "./steps.mjs";
+import { assert, bringBack, done, drain, Inbox, socketBase, step, takeAway, within } from "./steps.mjs";
 
 const client = new simpleDDP({
   endpoint: `${socketBase}/websocket`,
@@ -30,7 +30,21 @@ async function talk(text) {
 await talk("from simpleddp");
 step("sent a message and received it");
 
-const who = await within(client.call("demo:whoami"), "whoami");
+let who = await within(client.call("demo:whoami"), "whoami");
+if (!who.control) {
+  const changes = [];
+  const notes = ["disconnected", "connected", "added", "ready", "nosub"].map((name) => client.on(name, () => changes.push(name)));
+  await drain(who);
+  const next = await within(client.call("demo:whoami"), "whoami after the move");
+  assert.notEqual(next.streamer, who.streamer);
+  assert.equal(next.username, "sid");
+  await talk("after the move");
+  assert.deepEqual(changes, []);
+  for (const note of notes) note.stop();
+  await bringBack(who);
+  step(`${who.streamer} was drained: on ${next.streamer}, and nothing was said twice`);
+  who = next;
+}
 // To subscribe again after a loss, this client sends `unsub` and waits for `nosub`. Meteor answers for any
 // id, ddp-streamer only for those it knows: there the client would wait for ever.
 if (!who.control) {

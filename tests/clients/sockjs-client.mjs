@@ -1,7 +1,7 @@
 // npm sockjs-client, the one in Rocket.Chat's web client: info, framed WebSocket, reconnect.
 
 import SockJS from "sockjs-client";
-import { assert, base, bringBack, done, Inbox, step, takeAway, within } from "./steps.mjs";
+import { assert, base, bringBack, done, drain, Inbox, step, takeAway, within } from "./steps.mjs";
 
 class Client {
   inbox = new Inbox();
@@ -57,13 +57,27 @@ step("connected over the websocket transport, logged in, subscribed");
 await first.talk("quotes \" and \\, an emoji 🦀, a separator \u2028 and a lone surrogate-free text");
 step("sent a message and received it");
 
+let { result: who } = await first.call("demo:whoami");
+if (!who.control) {
+  await drain(who);
+  const { result: next } = await first.call("demo:whoami");
+  assert.notEqual(next.streamer, who.streamer);
+  assert.equal(next.username, "sue");
+  await first.talk("after the move");
+  // The first streamer's greeting, and the document of the user who logged in.
+  const unasked = first.inbox.rest.filter((m) => !["server_id", "users"].includes(m.server_id ? "server_id" : m.collection));
+  assert.deepEqual(unasked.filter((m) => !["ping", "pong"].includes(m.msg)), []);
+  assert.equal(first.inbox.rest.filter((m) => m.collection === "users").length, 1);
+  await bringBack(who);
+  step(`${who.streamer} was drained: on ${next.streamer} over the same socket`);
+}
 assert.equal((await first.call("demo:nonsense")).error.error, 404);
 first.say({ msg: "unsub", id: "room" });
 const nosub = await first.inbox.next("nosub", (m) => m.msg === "nosub" && m.id === "room");
 assert.equal(nosub.error, undefined);
 step("unsubscribed");
 
-const { result: who } = await first.call("demo:whoami");
+({ result: who } = await first.call("demo:whoami"));
 await takeAway(who);
 const { code } = await within(first.closed, "close after the streamer went away");
 assert.notEqual(code, 4000);

@@ -63,10 +63,25 @@ export class Inbox {
 export const takeAway = (who) => turn(who, "stop");
 export const bringBack = (who) => turn(who, "start");
 
+/** Has the gateway move everybody off that streamer; it is stopped when this returns. Only the demo's. */
+export async function drain(who) {
+  await turn(who, "drain");
+  const drained = async () => {
+    for (;;) {
+      const answer = await fetch(new URL("/demo/streamers", base));
+      const streamers = await answer.json();
+      if (streamers[number(who) - 1].state === "drained") return;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  };
+  await within(drained(), `${who.streamer} to be empty`);
+}
+
+const number = (who) => Number(who.streamer.match(/\d+$/)?.[0]);
+
 async function turn(who, verb) {
   // Backends of the tests say where they are switched; the demo's are switched through the gateway.
-  const number = who.streamer.match(/\d+$/)?.[0];
-  const url = who.control ? `${who.control}/${verb}` : new URL(`/demo/streamers/${number}/${verb}`, base);
+  const url = who.control ? `${who.control}/${verb}` : new URL(`/demo/streamers/${number(who)}/${verb}`, base);
   const answer = await within(fetch(url, { method: "POST" }), `${verb} ${who.streamer}`);
   assert.ok(answer.ok, `${verb} ${who.streamer}: ${answer.status}`);
 }

@@ -79,12 +79,14 @@ const PONG_WITHIN = 15_000;
 class Ddp extends EventTarget {
   state = "offline";
   user = null;
+  /** The session's name, and since when its socket is open. */
+  session;
+  since = null;
   #transport = null;
   #retries = 0;
   #retryTimer;
   #quietTimer;
   #heldTimer;
-  #session;
   #token = null;
   #nextMethod = 1;
   #methods = new Map();
@@ -153,8 +155,9 @@ class Ddp extends EventTarget {
 
   #opened() {
     this.#open = true;
+    this.since = new Date();
     this.#retries = 0;
-    this.#send({ msg: "connect", version: "1", support: ["1", "pre2", "pre1"], session: this.#session });
+    this.#send({ msg: "connect", version: "1", support: ["1", "pre2", "pre1"], session: this.session });
     // Login, then the subscriptions, all at once: the server keeps their order. Methods that were
     // under way are sent again once the login is answered.
     this.#held = [...this.#methods.values()].map((method) => method.message);
@@ -185,7 +188,7 @@ class Ddp extends EventTarget {
     switch (message?.msg) {
       case "connected":
         clearTimeout(this.#heldTimer);
-        this.#session = message.session;
+        this.session = message.session;
         this.#set("connected");
         break;
       case "ping":
@@ -259,6 +262,10 @@ let name = "";
 let rooms = [];
 let current = null;
 let serving = null;
+let servedSince = null;
+let asking = false;
+let looking;
+let moves = 0;
 let lostAt = null;
 let reconnects = 0;
 let typingSent = 0;
@@ -419,15 +426,32 @@ function tellTyping(on) {
 // The way of the messages
 
 async function whoServes() {
-  const from = performance.now();
-  const { streamer } = await ddp.call("demo:whoami");
-  at("trip").textContent = `${Math.max(1, Math.round(performance.now() - from))} ms`;
-  if (streamer !== serving) {
-    serving = streamer;
-    document.body.dataset.streamer = streamer;
-    note(`${streamer} serves you`, "good");
+  if (asking) return;
+  asking = true;
+  try {
+    const from = performance.now();
+    const { streamer } = await ddp.call("demo:whoami");
+    at("trip").textContent = `${Math.max(1, Math.round(performance.now() - from))} ms`;
+    served(streamer);
+  } finally {
+    asking = false;
   }
   await listStreamers();
+}
+
+function served(streamer) {
+  const socket = `session ${ddp.session.slice(0, 8)}…, open since ${clock(ddp.since, true)}`;
+  const kept = serving !== null && ddp.since === servedSince;
+  if (!kept) moves = 0;
+  if (streamer !== serving) {
+    if (kept) moves += 1;
+    note(kept ? `${streamer} serves you now, on the same socket: ${socket}` : `${streamer} serves you`, "good");
+  }
+  serving = streamer;
+  servedSince = ddp.since;
+  document.body.dataset.streamer = streamer;
+  at("socket").textContent = `Your socket: ${socket}`;
+  at("moved").textContent = moves === 0 ? "" : `, moved ${moves === 1 ? "once" : `${moves} times`}`;
 }
 
 async function listStreamers() {
@@ -435,32 +459,61 @@ async function listStreamers() {
   if (answer.ok) drawStreamers(await answer.json());
 }
 
+function streamerItem({ name, number }) {
+  const item = make("li", "streamer");
+  const switches = make("div", "switches");
+  const [change, kill] = [make("button"), make("button", "", "Kill")];
+  change.type = kill.type = "button";
+  change.onclick = () => turn(number, name, item.dataset.state === "up" ? "drain" : "start");
+  kill.onclick = () => turn(number, name, "stop");
+  kill.setAttribute("aria-label", `Kill ${name}`);
+  switches.append(change, kill);
+  item.append(make("strong", "", name), make("span", "what"), switches);
+  item.dataset.name = name;
+  return item;
+}
+
 function drawStreamers(streamers) {
   const list = at("streamers");
   streamers.forEach((streamer, n) => {
-    let item = list.children[n];
-    if (!item) {
-      item = make("li", "streamer");
-      item.append(make("strong", "", streamer.name), make("span", "what"), make("button"));
-      item.lastChild.type = "button";
-      item.lastChild.onclick = () => turn(streamer.number, streamer.name, item.classList.contains("down"));
-      list.append(item);
-    }
-    const mine = streamer.up && streamer.name === serving && ddp.state === "connected";
-    item.classList.toggle("down", !streamer.up);
+    if (!list.children[n]) list.append(streamerItem(streamer));
+    const item = list.children[n];
+    const { state, sockets } = streamer;
+    const up = state === "up" || state === "leaving";
+    const mine = up && streamer.name === serving && ddp.state === "connected";
+    item.dataset.state = state;
+    item.classList.toggle("down", !up);
+    item.classList.toggle("leaving", state === "leaving");
     item.classList.toggle("serving", mine);
-    item.dataset.name = streamer.name;
-    const people = streamer.sockets === 1 ? "1 socket" : `${streamer.sockets} sockets`;
-    item.children[1].textContent = !streamer.up ? "taken away" : mine ? `serves you, ${people}` : people;
-    const button = item.lastChild;
-    button.textContent = streamer.up ? "Take away" : "Bring back";
-    button.setAttribute("aria-label", `${button.textContent} ${streamer.name}`);
+    const people = sockets === 1 ? "1 socket" : `${sockets} sockets`;
+    item.children[1].textContent = {
+      up: mine ? `serves you, ${people}` : people,
+      leaving: `${people} to hand over`,
+      drained: "drained and stopped",
+      killed: "killed",
+    }[state];
+    const [change, kill] = item.lastChild.children;
+    change.textContent = { up: "Drain", leaving: "Keep" }[state] ?? "Bring back";
+    change.setAttribute("aria-label", `${change.textContent} ${streamer.name}`);
+    if (!up && document.activeElement === kill) change.focus();
+    kill.hidden = !up;
   });
+  // Who has been moved does not notice, unless he asks.
+  const mine = streamers.find(({ name }) => name === serving);
+  const left = mine && (mine.state === "drained" || (mine.state === "leaving" && mine.sockets === 0));
+  clearTimeout(looking);
+  if (left && ddp.state === "connected") whoServes().catch(() => {});
+  else if (streamers.some(({ state }) => state === "leaving")) looking = setTimeout(() => listStreamers().catch(() => {}), 300);
 }
 
-async function turn(number, streamer, on) {
-  note(on ? `${streamer} is brought back` : `${streamer} is taken away`, on ? "good" : "bad");
-  const answer = await fetch(`demo/streamers/${number}/${on ? "start" : "stop"}`, { method: "POST" });
+async function turn(number, streamer, verb) {
+  const [mood, text] = {
+    drain: ["", `${streamer} hands its sockets to the others`],
+    stop: ["bad", `${streamer} is killed`],
+    start: ["good", `${streamer} is brought back`],
+  }[verb];
+  note(text, mood);
+  const answer = await fetch(`demo/streamers/${number}/${verb}`, { method: "POST" });
   if (answer.ok) drawStreamers(await answer.json());
 }
 
@@ -513,7 +566,7 @@ ddp.addEventListener("refused", ({ detail }) => leave(detail));
 function leave(reason = "") {
   sessionStorage.removeItem("name");
   endings.length = 0;
-  current = serving = lostAt = null;
+  current = serving = servedSince = lostAt = null;
   at("rooms").replaceChildren();
   at("chat").hidden = true;
   at("welcome").hidden = false;
