@@ -69,7 +69,7 @@ pub(super) struct Migration {
 
 enum Stage {
     /// A new leg is on its way; what the client writes to streams is noted already.
-    Reaching(Overlap),
+    Reaching(Box<Overlap>),
     Shadowing(Box<Shadowing>),
     /// The new leg is in charge, and may still bring what the client has from the old one.
     Settling(Box<Settling>),
@@ -160,7 +160,7 @@ impl Session {
             fence,
             fences_due: Vec::new(),
             release_due: false,
-            stage: Stage::Reaching(Overlap::default()),
+            stage: Stage::Reaching(Box::default()),
         })));
         self.timers.set(Timer::Step as usize, now + REACH_WITHIN);
         Ok(())

@@ -26,7 +26,7 @@ impl Session {
         let Stage::Reaching(overlap) = &mut moving.stage else {
             return;
         };
-        let overlap = std::mem::take(overlap);
+        let overlap = std::mem::take(&mut **overlap);
         let mut shadow = Shadow::default();
         if journal.user().is_some()
             && let Some(token) = journal.token()
