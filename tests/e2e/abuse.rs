@@ -38,12 +38,17 @@ const ROUND: usize = 150;
 /// down because of the one who misbehaves is in all of them; what the machine does besides is not.
 const USUAL_ROUNDS: usize = 3;
 const ROUNDS: usize = 12;
+/// Rounds of which the middle one is compared.
+const COMPARED_ROUNDS: usize = 7;
 
 struct Street {
     gateway: Gateway,
     address: SocketAddr,
     admin: SocketAddr,
     servers: Servers,
+    /// The same once more, without neighbours: what happens there costs this machine as much as
+    /// here, and is nobody's business here.
+    next_door: House,
     neighbours: Vec<Client>,
     /// What a round trip takes while everybody behaves.
     usual: Duration,
@@ -53,8 +58,16 @@ struct Street {
     _folder: TempDir,
 }
 
-impl Street {
-    /// With `tables` besides room for the neighbours' many pings.
+/// A gateway in front of streamers of its own.
+struct House {
+    gateway: Gateway,
+    address: SocketAddr,
+    admin: SocketAddr,
+    servers: Servers,
+    _folder: TempDir,
+}
+
+impl House {
     async fn start(tables: &str) -> Self {
         let servers = Servers::start(2).await;
         let folder = tempfile::tempdir().unwrap();
@@ -70,6 +83,26 @@ impl Street {
         let mut gateway = Gateway::run(&config);
         let address = gateway.address("listening: http://");
         let admin = gateway.address("admin: http://");
+        Self {
+            gateway,
+            address,
+            admin,
+            servers,
+            _folder: folder,
+        }
+    }
+}
+
+impl Street {
+    /// With `tables` besides room for the neighbours' many pings.
+    async fn start(tables: &str) -> Self {
+        let House {
+            gateway,
+            address,
+            admin,
+            servers,
+            _folder,
+        } = House::start(tables).await;
         let neighbours = (0..NEIGHBOURS).map(|n| async move {
             let mut client = match n % 2 {
                 0 => Client::raw(address, Way::Plain).await,
@@ -83,11 +116,12 @@ impl Street {
             address,
             admin,
             servers,
+            next_door: House::start(tables).await,
             neighbours: join_all(neighbours).await,
             usual: Duration::ZERO,
             heap: 0.0,
             series: 0,
-            _folder: folder,
+            _folder,
         };
         street.usual = Duration::MAX;
         for _ in 0..USUAL_ROUNDS {
@@ -106,6 +140,45 @@ impl Street {
         let mut times: Vec<Duration> = join_all(rounds).await.concat();
         times.sort();
         times[times.len() * 99 / 100]
+    }
+
+    /// The middle one of some rounds.
+    async fn rounds(&mut self) -> Duration {
+        let mut rounds = Vec::new();
+        for _ in 0..COMPARED_ROUNDS {
+            rounds.push(self.round().await);
+        }
+        rounds.sort();
+        rounds[COMPARED_ROUNDS / 2]
+    }
+
+    /// Lets a script run next door, here, and next door again: what it costs the neighbours here
+    /// beyond what it costs the machine is nothing.
+    async fn feels_no_more_than_next_door(
+        &mut self,
+        script: impl Fn(SocketAddr) -> Script,
+    ) -> Vec<Answers> {
+        let (here, there) = (self.address, self.next_door.address);
+        let beside = script(there);
+        let before = self.rounds().await;
+        beside.stop().await;
+        let own = script(here);
+        let now = self.rounds().await;
+        let floods = own.ended().await;
+        let beside = script(there);
+        let behind = self.rounds().await;
+        beside.stop().await;
+        println!(
+            "p99 of the neighbours, median of {COMPARED_ROUNDS} rounds: {:?} in peace, {before:?} and \
+             {behind:?} while it runs next door, {now:?} while it runs here",
+            self.usual
+        );
+        let most = before.max(behind) * 2 + Duration::from_millis(2);
+        assert!(
+            now <= most,
+            "{now:?}, but at most {most:?} was to be expected"
+        );
+        floods
     }
 
     /// To be called while somebody misbehaves.
@@ -272,10 +345,14 @@ impl Script {
         Self { stop, floods }
     }
 
+    async fn stop(self) -> Vec<Answers> {
+        self.stop.cancel();
+        soon("the floods to end", self.floods).await.unwrap()
+    }
+
     /// What each connection of it came to; all were closed for abuse.
     async fn ended(self) -> Vec<Answers> {
-        self.stop.cancel();
-        let floods = soon("the floods to end", self.floods).await.unwrap();
+        let floods = self.stop().await;
         println!("{} floods, the first one: {:?}", floods.len(), floods[0]);
         for answers in &floods {
             let code = answers.end.as_ref().and_then(End::code);
@@ -295,13 +372,14 @@ impl Script {
 async fn one_who_floods_methods_is_answered_and_then_closed() {
     let mut street = Street::start("").await;
     let before = street.messages_in();
-    let script = Script::start(
-        street.address,
-        "flood",
-        |n| json!({"msg": "method", "id": n.to_string(), "method": "demo:echo", "params": [n]}),
-    );
-    street.feels_nothing().await;
-    let floods = script.ended().await;
+    let script = |address| {
+        Script::start(
+            address,
+            "flood",
+            |n| json!({"msg": "method", "id": n.to_string(), "method": "demo:echo", "params": [n]}),
+        )
+    };
+    let floods = street.feels_no_more_than_next_door(script).await;
     // Ten at once, and one more in each second.
     assert!((10..20).contains(&floods[0].served), "{:?}", floods[0]);
     let pings = NEIGHBOURS * ROUND * (USUAL_ROUNDS + 2 * ROUNDS);
@@ -331,12 +409,13 @@ async fn one_who_floods_methods_is_answered_and_then_closed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_who_subscribes_to_random_names_leaves_no_trace() {
     let mut street = Street::start("").await;
-    let script = Script::start(street.address, "random", |n| {
-        let name = format!("stream-{:016x}", rand::random::<u64>());
-        json!({"msg": "sub", "id": n.to_string(), "name": name, "params": ["x", false]})
-    });
-    street.feels_nothing().await;
-    let floods = script.ended().await;
+    let script = |address| {
+        Script::start(address, "random", |n| {
+            let name = format!("stream-{:016x}", rand::random::<u64>());
+            json!({"msg": "sub", "id": n.to_string(), "name": name, "params": ["x", false]})
+        })
+    };
+    let floods = street.feels_no_more_than_next_door(script).await;
     // 600 at once, and ten more in each second.
     assert!(floods[0].served <= 700, "{:?}", floods[0]);
     let metrics = street.metrics().await;
