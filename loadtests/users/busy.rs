@@ -1,22 +1,19 @@
-//! A user who does things, without I/O: what it says, and whether what it hears is right.
+//! A user who does things, without I/O: what it calls and writes, and where it looks in.
 
 use std::{
-    borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
     board::Board,
     chance::Chance,
     crowd::Person,
-    habits::{Habits, MESSAGES, PRESENCE, ROOM, activity, options, room_name},
+    habits::{Habits, MESSAGES, ROOM, activity, options, room_name},
+    hearing::Hearing,
     kind::Family,
-    series::{Series, Step},
-    traffic::Faults,
 };
 
 /// What a user does on one connection, and what it is told there.
@@ -29,28 +26,12 @@ pub(super) struct Busy<'a> {
     next: u32,
     act_at: Option<Instant>,
     away_told: bool,
-    /// Rooms whose messages come, by name.
-    rooms: HashMap<String, Listening>,
-    /// What others write in a room while they type, by room and name.
-    typists: HashMap<(String, String), Typist>,
+    hearing: Hearing<'a>,
     /// Tells its writing from that of its earlier connections.
     connection: u64,
     written: u64,
-    /// Who is away and was shown as online, which is what a login does for a moment.
-    blinking: HashSet<String>,
     calls: HashMap<String, Call>,
     visit: Visit,
-}
-
-struct Typist {
-    connection: u64,
-    series: Series,
-}
-
-struct Listening {
-    room: u32,
-    /// `None` until the subscription is ready.
-    series: Option<Series>,
 }
 
 struct Call {
@@ -81,33 +62,6 @@ enum Visit {
     },
 }
 
-/// The body of an event.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Fields<'a> {
-    #[serde(borrow, default)]
-    event_name: Cow<'a, str>,
-    #[serde(borrow)]
-    args: &'a RawValue,
-}
-
-/// A room's message.
-#[derive(Deserialize)]
-struct Said {
-    n: u64,
-    /// When, in microseconds of the board's clock.
-    at: u64,
-    /// All users report that they have this one.
-    #[serde(default)]
-    last: bool,
-}
-
-#[derive(Deserialize)]
-struct Written {
-    connection: u64,
-    n: u64,
-}
-
 impl<'a> Busy<'a> {
     pub(super) fn new(
         person: &'a Person,
@@ -123,11 +77,9 @@ impl<'a> Busy<'a> {
             next: 100,
             act_at: None,
             away_told: false,
-            rooms: HashMap::new(),
-            typists: HashMap::new(),
+            hearing: Hearing::new(person, habits, board),
             connection: board.key(),
             written: 0,
-            blinking: HashSet::new(),
             calls: HashMap::new(),
             visit: Visit::None,
         }
@@ -136,27 +88,14 @@ impl<'a> Busy<'a> {
     /// Subscription number `n` of the user's habits has been asked for.
     pub(super) fn subscribed(&mut self, n: u8) {
         if let Some(room) = self.habits.room_of(n) {
-            self.listen(room);
+            self.hearing.listen(room);
         }
     }
 
     /// It is ready.
     pub(super) fn ready(&mut self, n: u8) {
         if let Some(room) = self.habits.room_of(n) {
-            self.hears(room);
-        }
-    }
-
-    fn listen(&mut self, room: u32) {
-        let listening = Listening { room, series: None };
-        self.rooms.insert(room_name(room), listening);
-    }
-
-    fn hears(&mut self, room: u32) {
-        // What is published from now on has to come.
-        let series = Series::from(self.board.begun(room) + 1);
-        if let Some(listening) = self.rooms.get_mut(&room_name(room)) {
-            listening.series = Some(series);
+            self.hearing.ready(room);
         }
     }
 
@@ -218,7 +157,7 @@ impl<'a> Busy<'a> {
         self.written += 1;
         let params = json!([
             activity(*room),
-            self.name(),
+            self.person.name(),
             ["user-typing"],
             { "connection": self.connection, "n": self.written },
         ]);
@@ -265,7 +204,7 @@ impl<'a> Busy<'a> {
         let params = json!([room_name(room), options()]);
         let sub = json!({ "msg": "sub", "id": id, "name": MESSAGES, "params": params });
         say.push(sub.to_string());
-        self.listen(room);
+        self.hearing.listen(room);
         self.visit = Visit::Opening { id, room };
     }
 
@@ -288,8 +227,8 @@ impl<'a> Busy<'a> {
         }
     }
 
-    fn name(&self) -> &str {
-        self.person.user.strip_prefix("uid-").unwrap_or_default()
+    pub(super) fn hear_event(&mut self, collection: &str, fields: &RawValue) {
+        self.hearing.event(collection, fields);
     }
 
     pub(super) fn hear_result(
@@ -333,7 +272,7 @@ impl<'a> Busy<'a> {
         match &self.visit {
             Visit::Opening { id: asked, room } if asked == id && ready => {
                 let room = *room;
-                self.hears(room);
+                self.hearing.ready(room);
                 let until = now + self.chance.around(3 * self.habits.pause, 0.9);
                 let id = id.to_owned();
                 self.visit = Visit::Open { id, room, until };
@@ -348,135 +287,10 @@ impl<'a> Busy<'a> {
                 self.visit = Visit::None;
                 let mut tally = self.board.tally();
                 tally.traffic.visits += 1;
-                if let Some(Listening {
-                    series: Some(series),
-                    ..
-                }) = self.rooms.remove(&room_name(room))
-                {
-                    tally.traffic.faults.lost += series.behind(done);
-                }
+                tally.traffic.faults.lost += self.hearing.leave(room, done);
                 true
             }
             _ => false,
-        }
-    }
-
-    pub(super) fn hear_event(&mut self, collection: &str, fields: &RawValue) {
-        match collection {
-            MESSAGES | ROOM | PRESENCE => {}
-            _ => return,
-        }
-        if collection == PRESENCE {
-            return self.hear_presence(fields);
-        }
-        let Ok(fields) = serde_json::from_str::<Fields<'_>>(fields.get()) else {
-            return self.board.tally().breach(
-                self.person.number,
-                &format!("an event without a body: {}", fields.get()),
-            );
-        };
-        let args = fields.args.get();
-        if collection == MESSAGES {
-            if let Ok((said,)) = serde_json::from_str::<(Said,)>(args) {
-                self.hear_said(&fields.event_name, &said);
-            }
-        } else if let Some((room, "user-activity")) = fields.event_name.split_once('/')
-            && let Ok((who, _, written)) =
-                serde_json::from_str::<(Cow<'_, str>, IgnoredAny, Written)>(args)
-        {
-            self.hear_written(room, &who, &written);
-        }
-    }
-
-    fn hear_said(&mut self, room: &str, said: &Said) {
-        let board = self.board;
-        let mut tally = board.tally();
-        let traffic = &mut tally.traffic;
-        let delay = board
-            .elapsed()
-            .saturating_sub(Duration::from_micros(said.at));
-        traffic.delay.record(delay);
-        let listening = self.rooms.get_mut(room);
-        let Some(Listening {
-            room: number,
-            series: Some(series),
-        }) = listening
-        else {
-            traffic.faults.strays += 1;
-            let when = match self.rooms.contains_key(room) {
-                true => "before it is ready",
-                false => "when it is over",
-            };
-            let what = format!("number {} of {room} {when}", said.n);
-            return tally.breach(self.person.number, &what);
-        };
-        let wrong = step(series, said.n, &mut traffic.faults);
-        if let Some(wrong) = wrong {
-            let what = format!("number {} of {room}: {wrong:?}", said.n);
-            tally.breach(self.person.number, &what);
-        }
-        if said.last && self.habits.rooms.contains(number) {
-            board.has_last();
-        }
-    }
-
-    fn hear_written(&mut self, room: &str, who: &str, written: &Written) {
-        let Written { connection, n } = *written;
-        let board = self.board;
-        let mut tally = board.tally();
-        if who == self.name() {
-            tally.traffic.faults.echoes += 1;
-            let what = format!("its own writing, number {n}");
-            return tally.breach(self.person.number, &what);
-        }
-        tally.traffic.typed += 1;
-        // The first that is heard of a connection may be any.
-        let unheard = || Typist {
-            connection,
-            series: Series::from(u64::MAX),
-        };
-        let key = (room.to_owned(), who.to_owned());
-        let typist = self.typists.entry(key).or_insert_with(unheard);
-        if typist.connection != connection {
-            *typist = unheard();
-        }
-        if let Some(wrong) = step(&mut typist.series, n, &mut tally.traffic.faults) {
-            let what = format!("writing number {n} of {who} in {room}: {wrong:?}");
-            tally.breach(self.person.number, &what);
-        }
-    }
-
-    fn hear_presence(&mut self, fields: &RawValue) {
-        /// `[[name, status, text]]`.
-        #[derive(Deserialize)]
-        struct Presence<'a> {
-            #[serde(borrow)]
-            uid: Cow<'a, str>,
-            #[serde(borrow)]
-            args: [(Cow<'a, str>, u8, Cow<'a, str>); 1],
-        }
-        if !self.board.is_busy() {
-            return;
-        }
-        let mut tally = self.board.tally();
-        match serde_json::from_str::<Presence<'_>>(fields.get()) {
-            Ok(Presence {
-                uid,
-                args: [(_, status, _)],
-            }) => {
-                match status {
-                    1 => {
-                        tally.traffic.blinks += 1;
-                        self.blinking.insert(uid.into_owned());
-                        return;
-                    }
-                    2 if self.blinking.remove(&*uid) => return,
-                    _ => tally.traffic.faults.flaps += 1,
-                }
-                let what = format!("{uid} shown with status {status}");
-                tally.breach(self.person.number, &what);
-            }
-            Err(error) => tally.breach(self.person.number, &format!("presence: {error}")),
         }
     }
 }
@@ -488,21 +302,6 @@ impl Drop for Busy<'_> {
             self.board.tally().traffic.faults.abandoned += unanswered;
         }
     }
-}
-
-/// Notes what is wrong about a number.
-fn step(series: &mut Series, number: u64, faults: &mut Faults) -> Option<Step> {
-    let step = series.hear(number);
-    match step {
-        Step::Next => return None,
-        Step::Gap(count) => faults.lost += count,
-        Step::Late => {
-            faults.lost = faults.lost.saturating_sub(1);
-            faults.disordered += 1;
-        }
-        Step::Again => faults.doubled += 1,
-    }
-    Some(step)
 }
 
 /// Calls that a user has under way at most.

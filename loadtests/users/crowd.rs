@@ -73,6 +73,13 @@ impl Person {
     }
 }
 
+impl Person {
+    /// What others see.
+    pub(super) fn name(&self) -> &str {
+        self.user.strip_prefix("uid-").unwrap_or_default()
+    }
+}
+
 /// Users who live until it is dropped; then their sockets end without a goodbye.
 #[derive(Debug)]
 pub struct Crowd {

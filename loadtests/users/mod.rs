@@ -10,7 +10,7 @@
 //! A user with [`Habits`] does things while it is logged in: it calls methods, types, looks into rooms,
 //! and checks the numbers of what it hears. What was wrong with that is in [`Traffic`].
 //!
-//! `Dialogue`, `Busy`, `Reconnect` and the subscriptions compute; only `attempt`, `socket` and `crowd` touch
+//! `Dialogue`, `Busy`, `Hearing`, `Reconnect` and the subscriptions compute; only `attempt`, `socket` and `crowd` touch
 //! a socket or a clock.
 
 #![allow(
@@ -27,6 +27,7 @@ mod chance;
 mod crowd;
 mod dialogue;
 mod habits;
+mod hearing;
 mod herald;
 mod kind;
 mod pulse;

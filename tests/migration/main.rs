@@ -22,15 +22,72 @@ mod users;
 use std::time::Duration;
 
 use crate::{
-    scene::Scene,
+    scene::{Plan, Scene},
     users::{Ended, Faults},
 };
 
 /// What the others see is worth something only if this passes: the harness itself loses nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_misses_anything_where_nothing_happens() {
-    let mut scene = Scene::start(3, 3).await;
+    let mut scene = Scene::start(&Plan::default()).await;
     scene.quiet("nothing happens").await.is_calm();
+    scene.finish().await.is_calm();
+    scene.nobody_noticed();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streamers_are_emptied_one_after_the_other_and_nobody_notices() {
+    let mut scene = Scene::start(&Plan::default()).await;
+    scene.quiet("before").await.is_calm();
+    for n in 0..3 {
+        scene.drain(n).await;
+        scene.undrain(n).await;
+        scene
+            .stage(&format!("streamer {} emptied", n + 1))
+            .is_calm();
+    }
+    scene.quiet("after").await.is_calm();
+    scene.finish().await.is_calm();
+    scene.nobody_noticed();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_streamers_are_restarted_one_after_the_other_and_nobody_notices() {
+    let mut scene = Scene::start(&Plan::default()).await;
+    scene.quiet("before").await.is_calm();
+    for n in 0..3 {
+        scene.drain(n).await;
+        scene.streamers[n].stop().await;
+        scene.streamers[n].start_again().await.unwrap();
+        scene.undrain(n).await;
+        scene
+            .stage(&format!("streamer {} restarted", n + 1))
+            .is_calm();
+    }
+    scene.quiet("after").await.is_calm();
+    scene.finish().await.is_calm();
+    scene.nobody_noticed();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_third_streamer_gets_its_share_and_nobody_notices() {
+    let plan = Plan {
+        up: 2,
+        rebalance: "fast",
+        ..Plan::default()
+    };
+    let mut scene = Scene::start(&plan).await;
+    scene.quiet("before").await.is_calm();
+    scene.streamers[2].start_again().await.unwrap();
+    scene
+        .sees("the streamers to be level", async || scene.skew() <= 1.1)
+        .await;
+    scene.stage("a third streamer gets its share").is_calm();
+    scene.quiet("after").await.is_calm();
+    // And it stays so.
+    let skew = scene.skew();
+    assert!(skew <= 1.1, "{skew}");
+    println!("    skew {skew:.3}");
     scene.finish().await.is_calm();
     scene.nobody_noticed();
 }
@@ -38,7 +95,11 @@ async fn nobody_misses_anything_where_nothing_happens() {
 /// Its clients, and only they, are closed; each of them comes back once, when a login is free.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_three_is_killed_and_only_its_clients_are_closed() {
-    let mut scene = Scene::start_mortal().await;
+    let mut scene = Scene::start(&Plan {
+        mortal: true,
+        ..Plan::default()
+    })
+    .await;
     scene.quiet("before").await.is_calm();
     let lost = scene.streamers[2].sessions();
     assert!(lost > 0);

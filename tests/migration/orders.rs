@@ -1,8 +1,61 @@
 //! The gateway as its operator sees it.
 
-use crate::{scene::Scene, support::metrics::Metrics};
+use ddp_gateway::demo::streamer::Streamer;
+use serde_json::Value;
+
+use crate::{
+    scene::Scene,
+    support::{http, metrics::Metrics},
+};
 
 impl Scene {
+    /// An order to the gateway, such as `/streamers/drain?streamer=...`.
+    pub(crate) async fn order(&self, path: &str) -> Value {
+        let answer = http::post(self.admin, path).await;
+        let accepted = matches!(answer.status, 200 | 202);
+        assert!(accepted, "{path}: {}", answer.text());
+        answer.json()
+    }
+
+    /// Empties a streamer, as fast as logins allow.
+    pub(crate) async fn drain(&self, n: usize) {
+        let id = self.streamers[n].address();
+        self.order(&format!("/streamers/drain?streamer={id}")).await;
+        self.sees("the streamer to be empty", async || {
+            self.streamers[n].sessions() == 0
+        })
+        .await;
+    }
+
+    pub(crate) async fn undrain(&self, n: usize) {
+        let id = self.streamers[n].address();
+        self.order(&format!("/streamers/undrain?streamer={id}"))
+            .await;
+        self.in_rotation(n).await;
+    }
+
+    /// Waits until a streamer gets new sessions.
+    pub(crate) async fn in_rotation(&self, n: usize) {
+        let id = self.streamers[n].address().to_string();
+        self.sees("the streamer to be up", async || {
+            let page = http::get(self.admin, "/streamers").await.json();
+            let rows = page["pools"][0]["streamers"].as_array().cloned();
+            rows.into_iter().flatten().any(|row| {
+                row["id"] == id.as_str() && row["health"] == "up" && row["admin"] == "ready"
+            })
+        })
+        .await;
+    }
+
+    /// Sockets of the fullest streamer by those of all of them in the mean.
+    pub(crate) fn skew(&self) -> f64 {
+        let sockets = || self.streamers.iter().map(Streamer::sessions);
+        let (most, all) = (sockets().max().unwrap_or(0), sockets().sum::<usize>());
+        #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+        let skew = most as f64 * self.streamers.len() as f64 / all as f64;
+        skew
+    }
+
     pub(crate) async fn metrics(&self) -> Metrics {
         Metrics::read(self.admin).await
     }

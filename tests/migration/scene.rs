@@ -58,6 +58,29 @@ const AWAY: u32 = 10;
 /// Subscriptions that a client has at its start, besides those of its user's habits.
 const SUBSCRIPTIONS: u8 = 12;
 
+/// What is different from test to test.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) streamers: usize,
+    /// So many of them are running.
+    pub(crate) up: usize,
+    /// The last one can be killed.
+    pub(crate) mortal: bool,
+    /// The key `mode`.
+    pub(crate) rebalance: &'static str,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            streamers: 3,
+            up: 3,
+            mortal: false,
+            rebalance: "off",
+        }
+    }
+}
+
 pub(crate) struct Scene {
     pub(crate) clients: u32,
     pub(crate) rooms: u32,
@@ -82,28 +105,18 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// Of `streamers` streamers the first `up` are running. Returns when all users are settled and
-    /// busy.
-    pub(crate) async fn start(streamers: usize, up: usize) -> Self {
-        Self::with(streamers, up, false).await
-    }
-
-    /// One of three can be killed.
-    pub(crate) async fn start_mortal() -> Self {
-        Self::with(3, 3, true).await
-    }
-
-    async fn with(streamers: usize, up: usize, mortal: bool) -> Self {
+    /// Returns when all users are settled and busy.
+    pub(crate) async fn start(plan: &Plan) -> Self {
         let clients = clients();
         let workspace = Workspace::with_logins(LoginModel {
             cost: Duration::from_millis(20),
             workers: 8,
         });
         let mut started = Vec::new();
-        for n in 1..=streamers {
+        for n in 1..=plan.streamers {
             let options = StreamerOptions::new(format!("streamer-{n}"), &workspace);
             let streamer = Streamer::start(options).await.unwrap();
-            if n > up {
+            if n > plan.up {
                 streamer.stop().await;
             }
             started.push(streamer);
@@ -112,9 +125,10 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("proxy.toml");
         let mut addresses: Vec<SocketAddr> = started.iter().map(Streamer::address).collect();
-        let gate = mortal.then(|| Gate::start(addresses[streamers - 1]));
+        let last = addresses.len() - 1;
+        let gate = plan.mortal.then(|| Gate::start(addresses[last]));
         if let Some(gate) = &gate {
-            addresses[streamers - 1] = gate.address();
+            addresses[last] = gate.address();
         }
         let addresses: Vec<String> = addresses.iter().map(|a| format!("\"{a}\"")).collect();
         let text = format!(
@@ -124,9 +138,11 @@ impl Scene {
              [log]\naccess = false\n\
              [limits.methods]\nconnection_by_method = \"100/10s\"\nuser_by_method = \"200/10s\"\n\
              [logins]\nconcurrency = {LIMIT}\nstreamer_concurrency = {STREAMER_LIMIT}\n\
-             rate = \"1000/s\"\nstreamer_rate = \"1000/s\"\n",
+             rate = \"1000/s\"\nstreamer_rate = \"1000/s\"\n\
+             [rebalance]\nmode = \"{}\"\n",
             monolith.address(),
             addresses.join(", "),
+            plan.rebalance,
         );
         fs::write(&config, text).unwrap();
         let mut gateway = Gateway::run(&config);
