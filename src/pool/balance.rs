@@ -28,8 +28,9 @@ use crate::base::id::{SessionId, StreamerId};
 pub struct Balance {
     terms: Terms,
     random: SplitMix,
-    /// Those that were warm at the last look; none before the first one.
-    warm: Option<BTreeSet<StreamerId>>,
+    /// Those that were warm at the last look, and since when they were well; none before the first
+    /// one.
+    warm: Option<BTreeSet<(StreamerId, Instant)>>,
     joined: bool,
     skewed_since: Option<Instant>,
     /// Nothing begins by itself before.
@@ -362,7 +363,7 @@ impl Balance {
     /// One that is warm now and was not before has joined.
     fn note_joined(&mut self, levels: &[Level]) {
         let warm = levels.iter().filter(|level| level.warm);
-        let warm: BTreeSet<_> = warm.map(|level| level.id.clone()).collect();
+        let warm: BTreeSet<_> = warm.map(|level| (level.id.clone(), level.since)).collect();
         if let Some(before) = &self.warm {
             self.joined |= !before.is_empty() && !warm.is_subset(before);
         }

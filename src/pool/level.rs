@@ -23,6 +23,8 @@ pub struct Level {
     pub warm_room: u32,
     /// It does not start slowly any more.
     pub warm: bool,
+    /// In this state of health.
+    pub since: Instant,
 }
 
 /// What a streamer gives or gets.
@@ -62,6 +64,7 @@ fn level(entry: &Entry, now: Instant) -> Level {
         room: room(entry.capacity(now)),
         warm_room: room(entry.limit),
         warm,
+        since: entry.health.since(),
     }
 }
 
@@ -146,9 +149,12 @@ pub(super) const GOAL: f64 = 0.05;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::{Level, plan, skew};
 
     fn levels(sessions: &[u32]) -> Vec<Level> {
+        let start = Instant::now();
         let level = |(at, sessions): (usize, &u32)| Level {
             id: format!("s{at}").as_str().into(),
             sessions: *sessions,
@@ -156,6 +162,7 @@ mod tests {
             room: 500 - sessions,
             warm_room: 500 - sessions,
             warm: true,
+            since: start,
         };
         sessions.iter().enumerate().map(level).collect()
     }

@@ -18,6 +18,7 @@ mod nameserver;
 mod outage;
 mod pool;
 mod quotas;
+mod rebalance;
 mod reload;
 mod start;
 mod streamer_drain;

@@ -33,6 +33,25 @@ async fn visitors(deployment: &Deployment, count: usize) -> Vec<Client> {
     clients
 }
 
+/// Clients of both framings, every other one logged in; the same number on each of two streamers.
+async fn users(deployment: &Deployment, count: usize) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for n in 0..count {
+        let mut client = match n / 2 % 2 {
+            0 => Client::raw(deployment.plain(), Way::Plain).await,
+            _ => Client::sockjs(deployment.tls(), Way::Tls).await,
+        };
+        if n / 4 % 2 == 0 {
+            let token = json!([{ "resume": format!("demo-user{n}") }]);
+            let answer = client.call("login", token).await;
+            assert!(answer.get("error").is_none(), "{answer}");
+        }
+        clients.push(client);
+    }
+    deployment.sessions(count).await;
+    clients
+}
+
 /// Those on the first streamer, and the others.
 async fn split(deployment: &Deployment, all: Vec<Client>) -> (Vec<Client>, Vec<Client>) {
     let (mut first, mut others) = (Vec::new(), Vec::new());
@@ -175,6 +194,166 @@ async fn clients_from(deployment: &Deployment, count: usize) -> Vec<Client> {
 }
 
 #[tokio::test]
+async fn its_sessions_move_and_their_clients_notice_nothing() {
+    let deployment = Deployment::start().await;
+    let [first, second] = &deployment.streamers[..] else {
+        panic!("two streamers")
+    };
+    let id = first.address().to_string();
+    let (mut leaving, mut staying) = split(&deployment, users(&deployment, 16).await).await;
+    assert_eq!((leaving.len(), staying.len()), (8, 8));
+    let logged_in = |streamer: &Streamer| streamer.counters().logged_in;
+    assert_eq!((logged_in(first), logged_in(second)), (4, 4));
+    let begun = order(&deployment, &format!("/streamers/drain?streamer={id}")).await;
+    assert_eq!(begun["left"], 8, "{begun}");
+    let drain = async || {
+        let path = format!("/streamers/drain?streamer={id}");
+        let page = http::get(deployment.admin(), &path).await.json();
+        page["streamers"][0].clone()
+    };
+    settles("sessions left", json!(0), async || {
+        drain().await["left"].clone()
+    })
+    .await;
+    settles("moved", json!(8), async || drain().await["moved"].clone()).await;
+    let done = drain().await;
+    assert_eq!(
+        (&done["closed"], &done["under_way"]),
+        (&json!(0), &json!(0))
+    );
+    assert_eq!(done["refused"], json!({}), "{done}");
+    assert_eq!((first.sessions(), second.sessions()), (0, 16));
+    // Who is logged in is so without having asked for it, and nobody else is.
+    assert_eq!((logged_in(first), logged_in(second)), (0, 8));
+    for client in leaving.iter_mut().chain(&mut staying) {
+        assert_eq!(client.streamer().await, second.name());
+    }
+    let rows = http::get(deployment.admin(), "/sessions").await.json();
+    let there = second.address().to_string();
+    for row in rows["sessions"].as_array().unwrap() {
+        assert_eq!(
+            (&row["streamer"], &row["moving"]),
+            (&json!(there), &json!(false))
+        );
+        assert!(row.get("move_refused").is_none(), "{row}");
+    }
+    let metrics = deployment.metrics().await;
+    let moved = [("outcome", "moved")];
+    assert_eq!(metrics.sum("session_moves_total", &moved), 8.0);
+    assert_eq!(metrics.sum("sessions_closed_total", &[]), 0.0);
+}
+
+/// As a pod that is about to end is seen in the DNS.
+#[tokio::test]
+async fn one_that_leaves_discovery_is_emptied_by_itself_and_nobody_is_closed_for_it() {
+    let deployment = Deployment::of(Plan {
+        keys: "watch = false\n".to_owned(),
+        ..Plan::default()
+    })
+    .await;
+    let streamer = &deployment.streamers[0];
+    let id = streamer.address().to_string();
+    let (mut users, _others) = split(&deployment, users(&deployment, 8).await).await;
+    let mut visitor = Client::raw(deployment.plain(), Way::Plain).await;
+    if visitor.streamer().await != streamer.name() {
+        visitor = Client::raw(deployment.plain(), Way::Plain).await;
+    }
+    assert_eq!(visitor.streamer().await, streamer.name());
+    visitor.call("livechat:setUpConnection", json!([])).await;
+    let with = deployment.text_of(deployment.plan());
+    let without = with.replace(&format!("\"{id}\", "), "");
+    let stays = format!("{without}\n[rebalance]\nleaving = false\n");
+
+    // Switched off, all of them stay.
+    let app = &deployment.app;
+    Box::pin(app.reload(read(&stays))).await.unwrap();
+    settles("its state", json!("leaving"), async || {
+        row(&deployment, streamer).await["admin"].clone()
+    })
+    .await;
+    assert_eq!(row(&deployment, streamer).await["drain"], Value::Null);
+    assert_eq!(users[0].streamer().await, streamer.name());
+
+    Box::pin(app.reload(read(&without))).await.unwrap();
+    settles("sessions on it", 1, async || streamer.sessions()).await;
+    let drain = || async { row(&deployment, streamer).await["drain"].clone() };
+    settles("moved", json!(4), async || drain().await["moved"].clone()).await;
+    settles("left behind", json!({"livechat": 1}), async || {
+        drain().await["refused"].clone()
+    })
+    .await;
+    let done = drain().await;
+    assert_eq!(
+        (&done["leaving"], &done["draining"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!((&done["left"], &done["closed"]), (&json!(1), &json!(0)));
+    for user in &mut users {
+        assert_eq!(user.streamer().await, deployment.streamers[1].name());
+    }
+    // It serves, so the visitor has what is to be had.
+    assert_eq!(visitor.streamer().await, streamer.name());
+    let metrics = deployment.metrics().await;
+    let closed = [("by", "gateway")];
+    assert_eq!(metrics.sum("sessions_closed_total", &closed), 0.0);
+    let rows = http::get(deployment.admin(), "/sessions").await.json();
+    let refused = rows["sessions"].as_array().unwrap().iter();
+    let refused = refused.filter(|row| row["move_refused"] == "livechat");
+    assert_eq!(refused.count(), 1);
+
+    // The operator, or its hook, wants it empty all the same.
+    order(&deployment, &format!("/streamers/drain?streamer={id}")).await;
+    assert_eq!(soon("its end", visitor.end()).await.code(), Some(1012));
+}
+
+#[tokio::test]
+async fn with_nowhere_to_go_it_is_tried_three_times_and_then_they_are_closed() {
+    let deployment = Deployment::of(Plan {
+        tables: "[pool]\nsessions_per_streamer = 4\n".to_owned(),
+        ..Plan::default()
+    })
+    .await;
+    let [first, second] = &deployment.streamers[..] else {
+        panic!("two streamers")
+    };
+    let (leaving, mut staying) = split(&deployment, users(&deployment, 8).await).await;
+    assert_eq!((leaving.len(), staying.len()), (4, 4));
+    let path = format!("/streamers/drain?streamer={}", first.address());
+    order(&deployment, &path).await;
+    let sum = async |name: &str, labels: &[(&str, &str)]| {
+        let metrics = deployment.metrics().await;
+        metrics.sum(name, labels)
+    };
+    let unreachable = [("outcome", "unreachable")];
+    settles("first attempts", 4.0, async || {
+        sum("session_moves_total", &unreachable).await
+    })
+    .await;
+    assert_eq!(first.sessions(), 4);
+    // Room for one of them.
+    staying.pop().unwrap().close().await;
+    settles("sessions on it", 0, async || first.sessions()).await;
+    assert_eq!(second.sessions(), 4);
+    assert_eq!(
+        sum("session_moves_total", &[("outcome", "moved")]).await,
+        1.0
+    );
+    // Two more attempts of each of the others.
+    assert_eq!(sum("session_moves_total", &unreachable).await, 10.0);
+    let closed = [("reason", "streamer_drain")];
+    settles("closed", 3.0, async || {
+        sum("sessions_closed_total", &closed).await
+    })
+    .await;
+    let done = http::get(deployment.admin(), &path).await.json()["streamers"][0].clone();
+    assert_eq!(done["refused"], json!({"unreachable": 3}), "{done}");
+    assert_eq!((&done["moved"], &done["closed"]), (&json!(1), &json!(3)));
+    for client in &mut staying {
+        assert_eq!(client.streamer().await, second.name());
+    }
+}
+
+#[tokio::test]
 async fn taken_back_midway_the_rest_stays() {
     let deployment = Deployment::start().await;
     let streamer = &deployment.streamers[0];
@@ -212,6 +391,41 @@ async fn taken_back_midway_the_rest_stays() {
     let kept = row(&deployment, streamer).await;
     assert_eq!(kept["admin"], "ready");
     assert_eq!(kept["sessions"].as_f64(), Some(10.0 - gone));
+}
+
+#[tokio::test]
+async fn taken_back_midway_those_between_two_streamers_arrive_and_nobody_is_closed() {
+    let deployment = Deployment::start().await;
+    let [first, second] = &deployment.streamers[..] else {
+        panic!("two streamers")
+    };
+    let mut users = users(&deployment, 24).await;
+    let path = format!("/streamers/drain?streamer={}&rate=4", first.address());
+    order(&deployment, &path).await;
+    let moving = async || {
+        let page = http::get(deployment.admin(), "/sessions").await.json();
+        let rows = page["sessions"].as_array().unwrap().iter();
+        rows.filter(|row| row["moving"] == true).count()
+    };
+    until("one to be on the way", async || moving().await > 0).await;
+    let path = format!("/streamers/undrain?streamer={}", first.address());
+    let back = order(&deployment, &path).await;
+    assert_eq!(back["draining"], false, "{back}");
+    settles("sessions that move", 0, moving).await;
+    settles("sessions", 24, async || {
+        first.sessions() + second.sessions()
+    })
+    .await;
+    let arrived = second.sessions() - 12;
+    assert!((1..12).contains(&arrived), "{arrived}");
+    let moved = [("outcome", "moved")];
+    let metrics = deployment.metrics().await;
+    let moved = metrics.sum("session_moves_total", &moved);
+    assert_eq!(moved.to_string(), arrived.to_string());
+    assert_eq!(metrics.sum("sessions_closed_total", &[]), 0.0);
+    for user in &mut users {
+        assert_eq!(user.call("demo:echo", json!(["x"])).await["result"], "x");
+    }
 }
 
 /// A pod that ends is often gone from the DNS before its hook asks for the drain.
@@ -453,6 +667,9 @@ async fn the_commands_say_what_went_wrong() {
         &["drain", &id, "--wait"][..],
         &["undrain", &id],
         &["streamers"],
+        &["rebalance", "--dry-run"],
+        &["rebalance", "--wait"],
+        &["rebalance", "--stop"],
     ] {
         let (code, said) = outcome(operator.by_file(command)).await;
         assert_eq!(code, Some(1), "{said}");

@@ -259,7 +259,7 @@ impl World {
 
     fn churn(&mut self) {
         for _ in 0..self.random.below(150) {
-            let nth = usize::try_from(self.random.below(self.sessions.len() as u64)).unwrap();
+            let nth = usize::try_from(self.random.below(self.sessions.len() as u64)).unwrap_or(0);
             let id = self.sessions.keys().nth(nth).copied();
             if let Some(id) = id {
                 self.sessions.remove(&id);
