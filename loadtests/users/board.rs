@@ -49,6 +49,7 @@ pub struct Board {
     standing: [AtomicUsize; Standing::ALL.len()],
     tally: Mutex<Tally>,
     busy: AtomicBool,
+    skewed: AtomicBool,
     keys: AtomicU64,
     rooms: Box<[Numbers]>,
     have_last: AtomicU64,
@@ -68,6 +69,7 @@ impl Board {
             standing: Default::default(),
             tally: Mutex::new(Tally::new()),
             busy: AtomicBool::new(false),
+            skewed: AtomicBool::new(false),
             keys: AtomicU64::new(0),
             rooms: (0..rooms).map(|_| Numbers::default()).collect(),
             have_last: AtomicU64::new(0),
@@ -81,6 +83,16 @@ impl Board {
 
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::SeqCst)
+    }
+
+    /// Whether messages take a while to get to the server of a user. Then nobody can say what a user
+    /// who leaves a room has to have.
+    pub fn set_skewed(&self, skewed: bool) {
+        self.skewed.store(skewed, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_skewed(&self) -> bool {
+        self.skewed.load(Ordering::SeqCst)
     }
 
     /// Publishes the next message of a room: `send` gets its number. To be called by one at a time.

@@ -287,7 +287,10 @@ impl<'a> Busy<'a> {
                 self.visit = Visit::None;
                 let mut tally = self.board.tally();
                 tally.traffic.visits += 1;
-                tally.traffic.faults.lost += self.hearing.leave(room, done);
+                let missed = self.hearing.leave(room, done);
+                if !self.board.is_skewed() {
+                    tally.traffic.faults.lost += missed;
+                }
                 true
             }
             _ => false,

@@ -20,13 +20,21 @@ use super::{board::Board, habits::room_name};
 pub struct Herald {
     rooms: u32,
     board: Arc<Board>,
-    publish: Arc<Publish>,
+    to: Arc<dyn Audience>,
     stop: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
 /// Gets a message to all who listen to a room.
-type Publish = dyn Fn(&str, Value) + Send + Sync;
+pub trait Audience: Send + Sync {
+    fn tell(&self, room: &str, message: Value);
+}
+
+impl<F: Fn(&str, Value) + Send + Sync> Audience for F {
+    fn tell(&self, room: &str, message: Value) {
+        self(room, message);
+    }
+}
 
 impl Herald {
     /// `per_second` messages in all the rooms together.
@@ -34,29 +42,36 @@ impl Herald {
         board: Arc<Board>,
         rooms: u32,
         per_second: u32,
-        publish: impl Fn(&str, Value) + Send + Sync + 'static,
+        to: impl Audience + 'static,
     ) -> Self {
-        let publish: Arc<Publish> = Arc::new(publish);
+        let to: Arc<dyn Audience> = Arc::new(to);
         let stop = Arc::new(AtomicBool::new(false));
         let mut ticks = interval(Duration::from_secs(1) / per_second.max(1));
         // What is late is made up for: the rate is that of a real server, which waits for nobody.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        let (to_board, to_publish, stopped) = (board.clone(), publish.clone(), stop.clone());
+        let (numbers, audience, stopped) = (board.clone(), to.clone(), stop.clone());
         let task = tokio::spawn(async move {
             for room in (0..rooms).cycle() {
                 ticks.tick().await;
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                say(&to_board, &*to_publish, room, false);
+                say(&numbers, &*audience, room, false);
             }
         });
         Self {
             rooms,
             board,
-            publish,
+            to,
             stop,
             task,
+        }
+    }
+
+    /// One message in each room.
+    pub fn all(board: &Board, rooms: u32, to: &dyn Audience) {
+        for room in 0..rooms {
+            say(board, to, room, false);
         }
     }
 
@@ -66,7 +81,7 @@ impl Herald {
         // Its last message is out when the task has ended.
         let _ = (&mut self.task).await;
         for room in 0..self.rooms {
-            say(&self.board, &*self.publish, room, true);
+            say(&self.board, &*self.to, room, true);
         }
     }
 }
@@ -78,7 +93,7 @@ impl Drop for Herald {
 }
 
 /// As large as a short message in Rocket.Chat.
-fn say(board: &Board, publish: &Publish, room: u32, last: bool) {
+fn say(board: &Board, to: &dyn Audience, room: u32, last: bool) {
     let name = room_name(room);
     board.publish(room, |n, at| {
         let date = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -95,6 +110,6 @@ fn say(board: &Board, publish: &Publish, room: u32, last: bool) {
             "at": u64::try_from(at.as_micros()).unwrap_or(u64::MAX),
             "last": last,
         });
-        (publish)(&name, message);
+        to.tell(&name, message);
     });
 }

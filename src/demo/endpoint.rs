@@ -70,7 +70,7 @@ struct Client {
 impl Endpoint {
     pub(super) fn new(options: StreamerOptions) -> Arc<Self> {
         let hub = Arc::new(Hub::default());
-        options.workspace.bus().join(hub.clone());
+        options.workspace.bus().join(hub.clone(), options.lag);
         Arc::new(Self {
             name: options.name.as_str().into(),
             hub,

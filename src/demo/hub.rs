@@ -3,10 +3,11 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep_until};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::CancellationToken;
 
@@ -194,31 +195,110 @@ fn forget(
 /// What all streamers of a deployment share in the place of a message bus.
 #[derive(Debug, Default)]
 pub(super) struct Bus {
-    hubs: Mutex<Vec<Arc<Hub>>>,
+    members: Mutex<Vec<Member>>,
+}
+
+#[derive(Debug)]
+struct Member {
+    hub: Arc<Hub>,
+    /// The way of events to a streamer that gets them late.
+    late: Option<Late>,
+}
+
+#[derive(Debug)]
+struct Late {
+    lag: Duration,
+    events: mpsc::Sender<(Instant, Event)>,
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Stream {
+        topic: Topic,
+        args: Vec<Value>,
+        writer: Option<ConnectionId>,
+    },
+    Presence {
+        user: String,
+        args: Value,
+    },
 }
 
 impl Bus {
-    pub(super) fn join(&self, hub: Arc<Hub>) {
-        self.hubs().push(hub);
+    /// From now on the streamer gets all events, each so long after it was published. To be called
+    /// within a runtime if that is not at once.
+    pub(super) fn join(&self, hub: Arc<Hub>, lag: Duration) {
+        let late = (!lag.is_zero()).then(|| {
+            let (events, waiting) = mpsc::channel(LATE_EVENTS);
+            tokio::spawn(deliver(hub.clone(), waiting));
+            Late { lag, events }
+        });
+        self.members().push(Member { hub, late });
     }
 
     pub(super) fn leave(&self, hub: &Arc<Hub>) {
-        self.hubs().retain(|other| !Arc::ptr_eq(other, hub));
+        self.members()
+            .retain(|member| !Arc::ptr_eq(&member.hub, hub));
     }
 
     pub(super) fn publish(&self, topic: &Topic, args: &[Value], writer: Option<ConnectionId>) {
-        for hub in self.hubs().iter() {
-            hub.publish(topic, args, writer);
+        let event = || Event::Stream {
+            topic: topic.clone(),
+            args: args.to_vec(),
+            writer,
+        };
+        for member in self.members().iter() {
+            match &member.late {
+                None => member.hub.publish(topic, args, writer),
+                Some(late) => late.send(event()),
+            }
         }
     }
 
     pub(super) fn publish_presence(&self, user: &str, args: &Value) {
-        for hub in self.hubs().iter() {
-            hub.publish_presence(user, args);
+        let event = || Event::Presence {
+            user: user.to_owned(),
+            args: args.clone(),
+        };
+        for member in self.members().iter() {
+            match &member.late {
+                None => member.hub.publish_presence(user, args),
+                Some(late) => late.send(event()),
+            }
         }
     }
 
-    fn hubs(&self) -> MutexGuard<'_, Vec<Arc<Hub>>> {
-        self.hubs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn members(&self) -> MutexGuard<'_, Vec<Member>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Late {
+    fn send(&self, event: Event) {
+        if self
+            .events
+            .try_send((Instant::now() + self.lag, event))
+            .is_err()
+        {
+            tracing::warn!("an event is lost on its way to a simulated streamer: too many wait");
+        }
+    }
+}
+
+/// Ends when the streamer has left the bus.
+async fn deliver(hub: Arc<Hub>, mut events: mpsc::Receiver<(Instant, Event)>) {
+    while let Some((due, event)) = events.recv().await {
+        sleep_until(due.into()).await;
+        match event {
+            Event::Stream {
+                topic,
+                args,
+                writer,
+            } => hub.publish(&topic, &args, writer),
+            Event::Presence { user, args } => hub.publish_presence(&user, &args),
+        }
+    }
+}
+
+/// Events that may be on their way to one streamer.
+const LATE_EVENTS: usize = 65_536;

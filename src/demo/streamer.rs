@@ -21,6 +21,8 @@ pub struct StreamerOptions {
     pub workspace: Workspace,
     /// Silence after which a client is pinged, and after as much again closed with 4000.
     pub idle: Duration,
+    /// Time that events need to get to this streamer.
+    pub lag: Duration,
 }
 
 impl Default for StreamerOptions {
@@ -31,6 +33,7 @@ impl Default for StreamerOptions {
             address: ([127, 0, 0, 1], 0).into(),
             workspace: Workspace::default(),
             idle: Duration::from_secs(30),
+            lag: Duration::ZERO,
         }
     }
 }

@@ -153,6 +153,29 @@ async fn a_pong_does_not_overtake_events() {
 }
 
 #[tokio::test]
+async fn events_may_reach_one_streamer_later_than_another() {
+    let workspace = Workspace::default();
+    let lag = Duration::from_millis(50);
+    let late = StreamerOptions {
+        lag,
+        ..StreamerOptions::new("late", &workspace)
+    };
+    let late = Streamer::start(late).await.unwrap();
+    let mut client = Client::connect(&late).await;
+    let params = json!(["GENERAL", false]);
+    client.sub("1", "stream-room-messages", params).await;
+    assert_eq!(client.hear().await["msg"], "ready");
+    let published = std::time::Instant::now();
+    for n in 0..3 {
+        workspace.publish("stream-room-messages", "GENERAL", &[json!(n)]);
+    }
+    for n in 0..3 {
+        assert_eq!(client.hear().await["fields"]["args"], json!([n]));
+        assert!(published.elapsed() >= lag);
+    }
+}
+
+#[tokio::test]
 async fn pings_early_and_closes_with_4000_when_nothing_comes() {
     let options = StreamerOptions {
         idle: Duration::from_millis(50),

@@ -47,6 +47,11 @@ impl Scene {
         .await;
     }
 
+    /// Sockets of all streamers.
+    pub(crate) fn sockets(&self) -> usize {
+        self.streamers.iter().map(Streamer::sessions).sum()
+    }
+
     /// Sockets of the fullest streamer by those of all of them in the mean.
     pub(crate) fn skew(&self) -> f64 {
         let sockets = || self.streamers.iter().map(Streamer::sessions);

@@ -68,6 +68,8 @@ pub(crate) struct Plan {
     pub(crate) mortal: bool,
     /// The key `mode`.
     pub(crate) rebalance: &'static str,
+    /// Events reach the streamers one after the other, so much apart.
+    pub(crate) skew: Duration,
 }
 
 impl Default for Plan {
@@ -77,6 +79,7 @@ impl Default for Plan {
             up: 3,
             mortal: false,
             rebalance: "off",
+            skew: Duration::ZERO,
         }
     }
 }
@@ -114,7 +117,10 @@ impl Scene {
         });
         let mut started = Vec::new();
         for n in 1..=plan.streamers {
-            let options = StreamerOptions::new(format!("streamer-{n}"), &workspace);
+            let options = StreamerOptions {
+                lag: plan.skew * u32::try_from(n - 1).unwrap(),
+                ..StreamerOptions::new(format!("streamer-{n}"), &workspace)
+            };
             let streamer = Streamer::start(options).await.unwrap();
             if n > plan.up {
                 streamer.stop().await;
@@ -177,6 +183,7 @@ impl Scene {
             _monolith: monolith,
             _folder: folder,
         };
+        scene.crowd.board().set_skewed(!plan.skew.is_zero());
         scene.begin().await;
         scene
     }
@@ -189,9 +196,15 @@ impl Scene {
             workspace.presence().away == away
         })
         .await;
-        let board = self.crowd.board();
-        self.sees("what was said so far to be answered", async || {
-            board.count(Standing::Settled) == self.clients as usize
+        // What is published behind all that has changed so far.
+        let board = self.crowd.board().clone();
+        let workspace = self.workspace.clone();
+        let publish = move |room: &str, message: Value| {
+            workspace.publish("stream-room-messages", room, &[message]);
+        };
+        Herald::all(&board, self.rooms, &publish);
+        self.sees("a first message to reach everybody", async || {
+            board.traffic().delay.count() >= 2 * u64::from(self.clients)
         })
         .await;
         self.presence = self.workspace.presence();
@@ -200,10 +213,6 @@ impl Scene {
         assert_eq!(before.breaches, 0, "{:?}", before.first_breaches);
         self.total.called = before.traffic.called;
         self.total.answered = before.traffic.answered;
-        let workspace = self.workspace.clone();
-        let publish = move |room: &str, message: Value| {
-            workspace.publish("stream-room-messages", room, &[message]);
-        };
         // Each user hears one in a second, and in a small crowd one in half a second.
         let per_second = (self.rooms / 2).clamp(self.rooms.min(40), 250);
         board.set_busy(true);
@@ -216,6 +225,10 @@ impl Scene {
         self.pulse.take();
         self.began = Instant::now();
         self.cpu = self.gateway.processor_time();
+    }
+
+    pub(crate) fn clients(&self) -> usize {
+        self.clients as usize
     }
 
     /// Time for something that concerns all clients.
