@@ -12,7 +12,7 @@ use super::{
     book::Aside,
     journal::{Answered, Journal, Updated, Waited},
     machine::{Phase, Timer},
-    migration::{MARK, STREAM, Told},
+    migration::{Ends, MARK, STREAM, Told},
     turn::{Effects, Login, Note, Turn},
 };
 use crate::ddp::{
@@ -197,6 +197,10 @@ impl Session {
         turn: &mut Turn<'_, E>,
     ) -> Verdict {
         let at = self.millis(turn.now);
+        let ends = match kind {
+            Kind::Nosub => self.what_ends(id),
+            _ => Ends::Itself,
+        };
         let Some(book) = &mut self.book else {
             return Verdict::Forward;
         };
@@ -205,6 +209,7 @@ impl Session {
             Kind::Ready => match journal.sub_ready(id) {
                 Answered::First(waited) => {
                     turn.effects.note(sub_note(waited, at));
+                    self.shadow_ready(id, turn);
                     true
                 }
                 Answered::Again => false,
@@ -213,11 +218,11 @@ impl Session {
             Kind::Nosub => match journal.end_sub(id) {
                 Answered::First(waited) => {
                     turn.effects.note(sub_note(waited, at));
-                    self.shadow_nosub(id, turn);
+                    self.shadow_nosub(id, ends, turn);
                     true
                 }
                 Answered::Again => {
-                    self.shadow_nosub(id, turn);
+                    self.shadow_nosub(id, ends, turn);
                     true
                 }
                 Answered::Unknown => believe(journal),

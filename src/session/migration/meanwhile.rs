@@ -3,14 +3,18 @@
 use std::time::Instant;
 
 use super::{
-    Aborted, LIVECHAT_SET_UP, PRIVATE, Stage, Told, is_known, note_document,
+    Aborted, LIVECHAT_SET_UP, PRIVATE, Stage, Told, WATCH, is_known, note_document,
     print::{self, Print},
     shadow,
     translation::translated,
 };
 use crate::{
     ddp::{self, Published},
-    session::{Effects, Session, Turn, book::Aside, journal::Name},
+    session::{
+        Effects, Session, Turn,
+        book::Aside,
+        journal::{Name, SubView},
+    },
 };
 
 impl Session {
@@ -43,7 +47,10 @@ impl Session {
                     print.map_or(Ok(()), |print| shadowing.overlap.old_brought(print))
                 }
                 Stage::Settling(settling) => {
-                    if settling.overlap.is_delivered(&event, json) {
+                    let as_told = translated.as_deref().unwrap_or(json);
+                    if let Ok(Published::Event(event)) = Published::parse(as_told)
+                        && settling.overlap.is_delivered(&event, as_told)
+                    {
                         return Told::Nothing;
                     }
                     Ok(())
@@ -143,6 +150,10 @@ impl Session {
             hold.subs += 1;
             return;
         }
+        // Whether it stands for itself or changes another one is up to the old leg.
+        if name == WATCH {
+            return;
+        }
         let json = journal
             .subs()
             .find(|view| view.id == id)
@@ -160,20 +171,82 @@ impl Session {
         }
     }
 
-    /// The old leg has ended a subscription.
-    pub(in crate::session) fn shadow_nosub<E: Effects>(
+    /// The old leg serves a subscription that was new to it.
+    pub(in crate::session) fn shadow_ready<E: Effects>(
         &mut self,
         id: &str,
         turn: &mut Turn<'_, E>,
     ) {
-        if let Some((moving, _)) = self.migration_mut()
-            && let Stage::Shadowing(shadowing) = &mut moving.stage
-            && let Some(message) = shadowing.shadow.end_sub(id)
-        {
-            shadowing.level = 0;
+        let Some((moving, journal)) = self.migration_mut() else {
+            return;
+        };
+        let Stage::Shadowing(shadowing) = &mut moving.stage else {
+            return;
+        };
+        let mut subs = journal.subs();
+        let watch = subs.find(|view| view.id == id && view.name.label() == WATCH);
+        if let Some(json) = watch.as_ref().and_then(shadow::sub) {
+            moving.release_due |= shadowing.start_over();
+            if let Some(message) = shadowing.shadow.begin_sub(id, json) {
+                turn.effects.shadow(message);
+            }
+        }
+    }
+
+    /// What the end of a subscription on the leg in charge will mean.
+    pub(in crate::session) fn what_ends(&self, id: &str) -> Ends {
+        let shadowing = self
+            .migration()
+            .is_some_and(|moving| matches!(moving.stage, Stage::Shadowing(_)));
+        let Some(journal) = self.journal().filter(|_| shadowing) else {
+            return Ends::Itself;
+        };
+        let watches = |view: &SubView<'_>| view.name.label() == WATCH;
+        let Some(view) = journal.subs().find(|view| view.id == id && watches(view)) else {
+            return Ends::Itself;
+        };
+        let served = journal.subs().any(|view| watches(&view) && view.ready);
+        match view.request {
+            _ if view.ready => Ends::Watch,
+            Some(request) if served => Ends::Change(request.params.into_owned()),
+            _ => Ends::Itself,
+        }
+    }
+
+    /// The old leg has ended a subscription.
+    pub(in crate::session) fn shadow_nosub<E: Effects>(
+        &mut self,
+        id: &str,
+        ends: Ends,
+        turn: &mut Turn<'_, E>,
+    ) {
+        let Some((moving, _)) = self.migration_mut() else {
+            return;
+        };
+        let Stage::Shadowing(shadowing) = &mut moving.stage else {
+            return;
+        };
+        let message = match ends {
+            // Which one the next presence subscription changes would be told differently by the two.
+            Ends::Watch => return self.abandon(Aborted::Busy),
+            Ends::Change(params) => Some(shadowing.shadow.change_watch(&params)),
+            Ends::Itself => shadowing.shadow.end_sub(id),
+        };
+        if let Some(message) = message {
+            moving.release_due |= shadowing.start_over();
             turn.effects.shadow(message);
         }
     }
+}
+
+/// What the end of a subscription means.
+pub(in crate::session) enum Ends {
+    Itself,
+    /// A presence subscription beside another one: what that one watches changes by these
+    /// parameters, and is served on.
+    Change(String),
+    /// The presence subscription that others change.
+    Watch,
 }
 
 fn print_of(json: &str) -> Option<Print> {

@@ -34,6 +34,7 @@ use std::{
 };
 
 pub(super) use documents::note as note_document;
+pub(super) use meanwhile::Ends;
 pub use outcome::{Aborted, Unmovable};
 pub use overlap::SKEW;
 pub(super) use translation::{MARK, STREAM};
@@ -51,6 +52,9 @@ use super::{
 
 /// The method by which the livechat widget names its visitor to the streamer.
 pub(super) const LIVECHAT_SET_UP: &str = "livechat:setUpConnection";
+
+/// The publication of which a connection has one; further ones change it.
+const WATCH: &str = "stream-user-presence";
 
 /// Begins the ids of the gateway's own requests and pings.
 pub(super) const PRIVATE: &str = "ddpgw:";
@@ -89,6 +93,14 @@ struct Shadowing {
     level: u8,
     level_since: Instant,
     hold: Option<Hold>,
+}
+
+impl Shadowing {
+    /// The legs are not level, or the hold was in vain. Whether something was held.
+    fn start_over(&mut self) -> bool {
+        self.level = 0;
+        self.hold.take().is_some()
+    }
 }
 
 struct Settling {
@@ -204,7 +216,8 @@ impl Session {
 
     /// Whether the client's messages are held until the switch.
     pub(super) fn holds_client(&self) -> bool {
-        self.hold().is_some()
+        let releases = self.migration().is_some_and(|moving| moving.release_due);
+        releases || self.hold().is_some()
     }
 
     /// Holds the client's messages when the time for the switch has come and the old leg owes
@@ -257,9 +270,7 @@ impl Session {
                     return self.abandon(why);
                 }
                 if shadowing.hold.is_some_and(|hold| now >= hold.until) {
-                    shadowing.hold = None;
-                    shadowing.level = 0;
-                    moving.release_due = true;
+                    moving.release_due |= shadowing.start_over();
                 }
             }
             _ => {}

@@ -1,7 +1,7 @@
 //! The new leg, until it is in charge: what it is asked, and what its answers mean.
 
 use super::{
-    Aborted, MOVE_WITHIN, PRIVATE, Shadowing, Stage,
+    Aborted, MOVE_WITHIN, PRIVATE, Shadowing, Stage, WATCH,
     documents::Documents,
     overlap::Generation,
     shadow::{self, Next, Shadow},
@@ -37,8 +37,18 @@ impl Session {
         if let Some(presence) = journal.presence() {
             turn.effects.shadow(shadow.call_presence(presence));
         }
-        let mut lost = false;
-        for view in journal.subs().filter(|view| !view.ending) {
+        let (mut lost, mut busy) = (false, false);
+        for view in journal.subs() {
+            if view.name.label() == WATCH {
+                // What is unanswered follows when the old leg has answered it.
+                busy |= view.ready && view.ending;
+                if !view.ready {
+                    continue;
+                }
+            }
+            if view.ending {
+                continue;
+            }
             match shadow::sub(&view) {
                 Some(json) => {
                     if let Some(message) = shadow.begin_sub(&view.id, json) {
@@ -59,8 +69,12 @@ impl Session {
             level_since: now,
             hold: None,
         }));
-        if lost {
-            self.abandon(Aborted::TooMuch);
+        if lost || busy {
+            let why = match lost {
+                true => Aborted::TooMuch,
+                false => Aborted::Busy,
+            };
+            self.abandon(why);
         }
         self.arm_move(now);
     }

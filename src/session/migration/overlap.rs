@@ -115,7 +115,8 @@ impl Overlap {
     }
 
     fn is_echo(&mut self, event: &Event<'_>) -> bool {
-        !self.written.is_empty() && as_write(event).is_some_and(|print| self.written.take(print))
+        // Not counted: who has asked for the event twice has it echoed twice.
+        !self.written.is_empty() && as_write(event).is_some_and(|print| self.written.has(print))
     }
 }
 
@@ -139,6 +140,10 @@ impl Aging {
         self.members += 1;
         *self.young.entry(content).or_default() += 1;
         Ok(())
+    }
+
+    fn has(&self, content: u64) -> bool {
+        self.aged.contains_key(&content) || self.young.contains_key(&content)
     }
 
     /// Takes one out, the oldest first; false when there is none.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{PRIVATE, outcome::Aborted};
+use super::{PRIVATE, WATCH, outcome::Aborted};
 use crate::{
     ddp::{login, reply::Nosub},
     session::journal::{Presence, SubView},
@@ -18,6 +18,8 @@ pub(super) struct Shadow {
     /// Presence calls that were sent, and how many of them are answered.
     presence_sent: u32,
     presence_answered: u32,
+    /// Changes of the presence subscription that were sent.
+    changes: u32,
     subs: BTreeMap<String, Sub>,
     /// Subscriptions in it that are not settled.
     unsettled: usize,
@@ -60,6 +62,13 @@ impl Next {
         Self {
             send: Some(message),
             abort: None,
+        }
+    }
+
+    fn abort(why: Aborted) -> Self {
+        Self {
+            send: None,
+            abort: Some(why),
         }
     }
 }
@@ -111,6 +120,24 @@ impl Shadow {
         Some(json)
     }
 
+    /// The message that changes whom the presence subscription watches, under an id of our own:
+    /// the client's may be in use again.
+    pub(super) fn change_watch(&mut self, params: &str) -> String {
+        self.changes += 1;
+        let id = private(&format!("w{}", self.changes));
+        let json = format!(r#"{{"msg":"sub","id":"{id}","name":"{WATCH}","params":{params}}}"#);
+        self.unsettled += 1;
+        let sub = Sub {
+            state: SubState::Pending,
+            json: String::new(),
+            again: false,
+            over: true,
+            next: None,
+        };
+        self.subs.insert(id, sub);
+        json
+    }
+
     /// The old leg has ended a subscription; the message to send now, if there is one.
     pub(super) fn end_sub(&mut self, id: &str) -> Option<String> {
         let sub = self.subs.get_mut(id)?;
@@ -156,6 +183,10 @@ impl Shadow {
         if sub.state != SubState::Pending {
             return Next::default();
         }
+        // It should have changed one that is not there yet.
+        if id.starts_with(PRIVATE) {
+            return Next::abort(Aborted::Busy);
+        }
         sub.json = String::new();
         if sub.over || sub.next.is_some() {
             sub.state = SubState::Ending;
@@ -170,14 +201,14 @@ impl Shadow {
         let Some(sub) = self.subs.get_mut(id) else {
             return Next::default();
         };
+        if id.starts_with(PRIVATE) && reason != Nosub::Ended {
+            return Next::abort(Aborted::SubRefused);
+        }
         let settled = match (sub.state, reason) {
             (SubState::Refused, _) => return Next::default(),
             (SubState::Pending, Nosub::Failed) if !sub.over && sub.next.is_none() => {
                 if sub.again {
-                    return Next {
-                        send: None,
-                        abort: Some(Aborted::SubRefused),
-                    };
+                    return Next::abort(Aborted::SubRefused);
                 }
                 sub.again = true;
                 return Next::send(sub.json.clone());

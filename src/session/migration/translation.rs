@@ -1,7 +1,5 @@
 //! The name of the session that a client knows, in place of the one that its streamer uses.
 
-use serde_json::Value;
-
 use crate::{ddp::published::Event, session::journal::Journal};
 
 /// An event that names the session, as the client has to see it; `None` for all others.
@@ -20,13 +18,13 @@ pub(super) fn translated(
         && event.name.ends_with(EVENT)
         && event.args.is_some_and(|args| args.get().contains(upstream));
     let client = journal.session().filter(|_| concerns)?;
-    let mut message: Value = serde_json::from_str(json).ok()?;
-    for arg in message.pointer_mut("/fields/args")?.as_array_mut()? {
-        if arg.as_str() == Some(upstream) {
-            *arg = Value::from(&*client);
-        }
-    }
-    Some(message.to_string())
+    // Everything else stays as it was written: two legs are compared by that.
+    let args = event.args?.get();
+    let at = json.rfind(args)?;
+    let quoted = |id: &str| serde_json::Value::from(id).to_string();
+    let translated = args.replace(&quoted(upstream), &quoted(&client));
+    let (before, behind) = (json.get(..at)?, json.get(at + args.len()..)?);
+    Some(format!("{before}{translated}{behind}"))
 }
 
 pub(in crate::session) const STREAM: &str = "stream-notify-user";
