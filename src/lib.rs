@@ -49,6 +49,8 @@
 //! - [`config`]: `proxy.toml`, read from one table of keys that also yields its commented default and
 //!   its JSON schema; all faults at once.
 //! - [`pool`]: who the streamers are, how they are, who gets a place, who waits.
+//! - [`pool::Emptying`], [`pool::balance`]: which sessions leave a streamer, in what order and when, to
+//!   empty it or to level the pool.
 //! - [`pool::logins`]: who may log in, and when; how many at a time is learned from their latency.
 //! - [`session`]: [`session::Session`], the phases of one client; [`session::Disconnect`], the one
 //!   table from reasons to close codes; [`session::Limiter`] holds a client back, [`session::Quotas`]

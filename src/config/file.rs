@@ -451,7 +451,8 @@ tables! {
 
         /// Move the sessions of a streamer that discovery does not list any more, though it still
         /// serves them: in Kubernetes, a pod that is about to end. At the rate of [logins]. Who
-        /// cannot be moved stays as long as the streamer does.
+        /// cannot be moved stays as long as the streamer does. When more streamers have gone than
+        /// are left, discovery is not believed, and everybody stays.
         leaving: Setting<bool> = true,
     }
 

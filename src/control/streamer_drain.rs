@@ -6,7 +6,7 @@
 //! the pace. Moves that are under way when it ends arrive.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -22,14 +22,18 @@ use super::{
 };
 use crate::{
     base::id::PoolName,
-    pool::{AdminState, Emptying, Ends, Pool, Seen, Streamer, Tally, Turn},
+    pool::{AdminState, Emptying, Ends, Entry, Pool, PoolView, Seen, Streamer, Tally, Turn},
     proxy::mailbox::Command,
     session::Disconnect,
 };
 
 /// The drains under way, with what each has done.
 #[derive(Debug, Default)]
-pub(super) struct StreamerDrains(Mutex<BTreeMap<Key, Emptying>>);
+pub(super) struct StreamerDrains {
+    running: Mutex<BTreeMap<Key, Emptying>>,
+    /// Pools whose discovery is not believed that so many streamers leave.
+    doubted: Mutex<BTreeSet<PoolName>>,
+}
 
 /// How far the drain of a streamer is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -198,11 +202,12 @@ fn find(inner: &Inner, name: &str) -> Result<Vec<Found>, UnknownStreamer> {
 /// Streamers to be emptied: on order, or because discovery does not list them any more.
 fn drained(inner: &Inner) -> Vec<Found> {
     let snapshot = inner.shared.snapshot.load();
-    let move_leaving = snapshot.config.rebalance.leaving;
     let mut drained = Vec::new();
     for pool in &snapshot.pools {
         let view = pool.view();
         let ordered = |admin| matches!(admin, AdminState::Drain { .. });
+        let move_leaving =
+            snapshot.config.rebalance.leaving && inner.streamer_drains.believes(pool, &view);
         let listed = view.entries.iter().filter(|entry| ordered(entry.admin));
         let leaving = view.leaving.iter().filter(|entry| {
             let wanted = ordered(entry.admin) || move_leaving && entry.admin == AdminState::Ready;
@@ -356,6 +361,32 @@ fn tell(inner: &Inner, turn: Turn, key: &Key) -> bool {
 }
 
 impl StreamerDrains {
+    /// Whether those that discovery has dropped are likely to go: an answer that lacks most of them
+    /// is more likely wrong, and would crowd all clients onto a few streamers.
+    fn believes(&self, pool: &Pool, view: &PoolView) -> bool {
+        let serving =
+            |entry: &&Entry| entry.admin == AdminState::Ready && entry.streamer.sessions() > 0;
+        let (leaving, left) = (
+            view.leaving.iter().filter(serving).count(),
+            view.entries.len(),
+        );
+        let name = pool.name();
+        let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        if leaving <= left {
+            doubted.remove(name);
+            return true;
+        }
+        if doubted.insert(name.clone()) {
+            warn!(
+                pool = %name, leaving, left,
+                "discovery has dropped {leaving} streamers of pool {name} that still serve, and lists \
+                 {left}: their sessions are not moved; look at the DNS or the list, or drain those \
+                 that are to go"
+            );
+        }
+        false
+    }
+
     /// Whether sessions are to leave a streamer of this pool yet.
     pub(super) fn is_busy(&self, pool: &PoolName) -> bool {
         let running = self.lock();
@@ -364,7 +395,7 @@ impl StreamerDrains {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Emptying>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

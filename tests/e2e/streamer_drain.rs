@@ -306,6 +306,53 @@ async fn one_that_leaves_discovery_is_emptied_by_itself_and_nobody_is_closed_for
     assert_eq!(soon("its end", visitor.end()).await.code(), Some(1012));
 }
 
+/// An answer that lacks most streamers is a fault of the DNS before it is the end of them.
+#[tokio::test]
+async fn discovery_is_not_believed_that_most_streamers_have_gone() {
+    let deployment = Deployment::of(Plan {
+        streamers: 3,
+        keys: "watch = false\n".to_owned(),
+        ..Plan::default()
+    })
+    .await;
+    let mut users = users(&deployment, 6).await;
+    let loads = || -> Vec<usize> {
+        let streamers = deployment.streamers.iter();
+        streamers.map(Streamer::sessions).collect()
+    };
+    assert_eq!(loads(), [2, 2, 2]);
+    let ids = [0, 1].map(|n: usize| deployment.streamers[n].address().to_string());
+    let all = deployment.text_of(deployment.plan());
+    let without_two = all.replace(&format!("\"{}\", \"{}\", ", ids[0], ids[1]), "");
+    let without_one = all.replace(&format!("\"{}\", ", ids[0]), "");
+    let app = &deployment.app;
+    Box::pin(app.reload(read(&without_two))).await.unwrap();
+    for streamer in &deployment.streamers[..2] {
+        settles("its state", json!("leaving"), async || {
+            row(&deployment, streamer).await["admin"].clone()
+        })
+        .await;
+    }
+    // Two rounds of the task that would have them moved.
+    let since = Instant::now();
+    until("a second to pass", async || {
+        assert_eq!(loads(), [2, 2, 2]);
+        since.elapsed() > Duration::from_secs(1)
+    })
+    .await;
+    let moves = deployment.metrics().await.sum("session_moves_total", &[]);
+    assert!(moves.abs() < 0.5, "{moves}");
+
+    // One of three is another matter.
+    Box::pin(app.reload(read(&without_one))).await.unwrap();
+    settles("sessions", vec![0, 3, 3], async || loads()).await;
+    for user in &mut users {
+        assert_eq!(user.call("demo:echo", json!(["x"])).await["result"], "x");
+    }
+    let metrics = deployment.metrics().await;
+    assert_eq!(metrics.sum("sessions_closed_total", &[]), 0.0);
+}
+
 #[tokio::test]
 async fn with_nowhere_to_go_it_is_tried_three_times_and_then_they_are_closed() {
     let deployment = Deployment::of(Plan {
