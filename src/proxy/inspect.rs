@@ -93,6 +93,8 @@ pub(super) struct FromClient<'a> {
     pub(super) asker: Option<Asker>,
     pub(super) connect: Option<Held>,
     pub(super) pong: Option<Box<ControlPayload>>,
+    /// What was held is about to go on, and what comes now is behind it.
+    pub(super) behind: bool,
 }
 
 impl Inspector for FromClient<'_> {
@@ -100,7 +102,10 @@ impl Inspector for FromClient<'_> {
         let Self {
             session, effect, ..
         } = self;
-        session.handle_client(text, prefix, whole, &mut turn(effect))
+        match session.handle_client(text, prefix, whole, &mut turn(effect)) {
+            Verdict::Forward if self.behind => Verdict::Hold,
+            verdict => verdict,
+        }
     }
 
     fn assembled(&mut self, message: Held) -> Result<Passed, Disconnect> {
@@ -113,6 +118,9 @@ impl Inspector for FromClient<'_> {
                     .handle_assembled(&message.text, &mut turn(&mut self.effect))?;
                 match passage.verdict {
                     None => passage,
+                    Some(Verdict::Forward) if self.behind => {
+                        return Ok(Passed::later(message.frames));
+                    }
                     Some(Verdict::Forward) => return Ok(Passed::now(message.frames)),
                     Some(Verdict::Hold) => return Ok(Passed::later(message.frames)),
                     Some(_) => return Ok(Passed::default()),
@@ -127,10 +135,11 @@ impl Inspector for FromClient<'_> {
                 })
                 .collect()
         };
-        Ok(Passed {
-            now: frames(&passage.now),
-            later: frames(&passage.later),
-        })
+        let (now, later) = (frames(&passage.now), frames(&passage.later));
+        if self.behind {
+            return Ok(Passed::later([now, later].concat()));
+        }
+        Ok(Passed { now, later })
     }
 
     fn oversized(&mut self, prefix: &[u8]) -> Verdict {

@@ -356,6 +356,7 @@ impl State {
             session: &mut self.session,
             connect: None,
             pong: None,
+            behind: self.own.as_ref().is_some_and(|own| own.release),
         };
         let fed = self.up_pump.feed(input, &mut outlet, &mut inspector);
         let FromClient {

@@ -232,9 +232,15 @@ impl Session {
         if shadowing.hold.is_some() || shadowing.level < LEVEL || !shadowing.shadow.is_settled() {
             return;
         }
-        let waits = journal.unanswered_methods() > 0 || journal.pending_subs() > 0;
+        let ending = |known: bool| {
+            let mut subs = journal.subs().filter(|view| view.ending);
+            subs.any(|view| shadowing.shadow.has_sub(&view.id) == known)
+        };
+        // An unsub that overtakes its sub is ignored by a streamer. One from before the move keeps
+        // nobody for ever; one from the time of the move makes this one fail and the next one not.
+        let waits = journal.unanswered_methods() > 0 || journal.pending_subs() > 0 || ending(false);
         let patient = now < shadowing.level_since + PATIENCE;
-        if journal.ending_subs() > 0 || journal.unseen() > 0 || waits && patient {
+        if ending(true) || journal.unseen() > 0 || waits && patient {
             return;
         }
         moving.fence = moving.fence.wrapping_add(1);

@@ -246,6 +246,11 @@ impl Shadow {
         self.logging_in
     }
 
+    /// Whether the new leg has been asked for this subscription.
+    pub(super) fn has_sub(&self, id: &str) -> bool {
+        self.subs.contains_key(id)
+    }
+
     /// Subscriptions that the new leg does not serve although the client has them.
     pub(super) fn refused(&self) -> impl Iterator<Item = &str> {
         let refused = |sub: &Sub| sub.state == SubState::Refused;

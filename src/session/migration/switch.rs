@@ -57,6 +57,16 @@ impl Session {
                 turn.effects.reply(reply::refused_nosub(&id));
             }
         }
+        // The old leg has ignored their unsub, and the new one does not have them.
+        let over: Vec<String> = journal
+            .subs()
+            .filter(|view| view.ready && view.ending && !shadow.has_sub(&view.id))
+            .map(|view| view.id.into_owned())
+            .collect();
+        for id in over {
+            let _ = journal.end_sub(&id);
+            turn.effects.reply(reply::nosub(&id));
+        }
         journal.set_upstream(&upstream);
         moving.stage = Stage::Settling(Box::new(Settling {
             overlap,

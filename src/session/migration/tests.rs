@@ -387,6 +387,24 @@ fn the_switch_waits_for_answers_and_gives_up_holding() {
 }
 
 #[test]
+fn an_unsub_that_the_old_leg_ignored_keeps_nobody() {
+    let mut stage = Stage::new();
+    // The unsub overtakes the sub: no nosub ever comes.
+    let sub = r#"{"msg":"sub","id":"a","name":"stream-notify-room","params":["r/x",false]}"#;
+    assert_eq!(stage.client(sub), Verdict::Forward);
+    assert_eq!(
+        stage.client(r#"{"msg":"unsub","id":"a"}"#),
+        Verdict::Forward
+    );
+    stage.streamer(r#"{"msg":"ready","subs":["a"]}"#);
+    assert_eq!(stage.shadowed().len(), 1, "only the login");
+    stage.level();
+    stage.answer_fences();
+    assert_eq!(stage.switch(), [r#"{"msg":"nosub","id":"a"}"#]);
+    assert_eq!(stage.session.journal().unwrap().sub_count(), 0);
+}
+
+#[test]
 fn a_move_that_is_given_up_has_changed_nothing() {
     let mut stage = Stage::new();
     stage.subscribe("a", "r/x");
