@@ -106,18 +106,27 @@ pub(super) fn still_on(inner: &Inner, id: SessionId, on: &Key) -> Option<Arc<Ent
 
 /// Moves that may be under way at the same time, of all causes together: those that log in, and, for
 /// as long as the two legs are compared, those that have. While other clients wait for their logins,
-/// only as many as those may be in flight: more would only wait as well.
+/// only as many as those may be in flight: more would only wait as well. And only as many as there
+/// are descriptors for that no client's connection may need.
 pub(super) fn most_under_way(inner: &Inner, now: Instant) -> usize {
     let logins = inner.shared.logins.report(now);
     let limit = logins.limit as usize;
-    match logins.waiting > limit {
-        true => limit.max(1),
+    let wanted = match logins.waiting > limit {
+        true => limit,
         false => limit.saturating_add(logins.rate_limit as usize * OVERLAP_SECONDS),
-    }
-    .clamp(1, MOST_UNDER_WAY)
+    };
+    let free = inner
+        .gate
+        .max_connections()
+        .saturating_sub(inner.gate.open());
+    let spare = free.saturating_add(SPARE_DESCRIPTORS);
+    wanted.min(spare).clamp(1, MOST_UNDER_WAY)
 }
 
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// Of those that are reserved for everything but clients.
+const SPARE_DESCRIPTORS: usize = 16;
 
 /// A leg more than it needs is kept for each session that moves for about so long.
 const OVERLAP_SECONDS: usize = 2;

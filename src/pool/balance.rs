@@ -16,7 +16,7 @@ use crate::base::id::{SessionId, StreamerId};
 /// Levels the streamers of one pool.
 ///
 /// A run begins when a streamer has joined and is warm, when the fullest one was above the threshold
-/// for a while, or on order. It ends when nobody is much above the mean any more ([`GOAL`]), which is
+/// for a while, or on order. It ends when nobody is much above the mean any more, which is
 /// far below where the next one would begin, or when who is left cannot be moved. Within a run each
 /// session is told once at most, and a session goes only where it makes two streamers more even
 /// ([`Pool::pick_to_move`](super::Pool::pick_to_move)): so nothing ever swings.
@@ -126,6 +126,8 @@ struct Run {
     /// Those that were told in this run.
     told: HashSet<SessionId>,
     under_way: HashMap<SessionId, (StreamerId, Instant)>,
+    /// How many of those under way leave each streamer.
+    leaving: HashMap<StreamerId, u32>,
     activities: HashMap<SessionId, Activity>,
     /// To be told, by streamer; the last one is next.
     turns: BTreeMap<StreamerId, Vec<SessionId>>,
@@ -302,7 +304,11 @@ impl Balance {
                 }
             }
         }
-        run.under_way.remove(&id);
+        if let Some((from, _)) = run.under_way.remove(&id)
+            && let Some(count) = run.leaving.get_mut(&from)
+        {
+            *count = count.saturating_sub(1);
+        }
         run.alive_at = now;
     }
 
@@ -342,6 +348,7 @@ impl Balance {
         let Some(run) = &mut self.run else { return };
         run.pacer.take(now);
         run.told.insert(id);
+        *run.leaving.entry(from.clone()).or_default() += 1;
         run.under_way.insert(id, (from, now));
         run.alive_at = now;
     }
@@ -379,6 +386,7 @@ impl Balance {
             pacer: Pacer::new(self.terms.rate, now),
             told: HashSet::new(),
             under_way: HashMap::new(),
+            leaving: HashMap::new(),
             activities: HashMap::new(),
             turns: BTreeMap::new(),
             done: Done::default(),
@@ -422,9 +430,7 @@ impl Run {
 
     /// What the streamer is to give yet, besides those under way.
     fn surplus_of(&self, level: &Level, goal: u32) -> u32 {
-        let on_it = |(from, _): &&(StreamerId, Instant)| *from == level.id;
-        let leaving = self.under_way.values().filter(on_it).count();
-        let leaving = u32::try_from(leaving).unwrap_or(u32::MAX);
+        let leaving = self.leaving.get(&level.id).copied().unwrap_or(0);
         level.sessions.saturating_sub(leaving).saturating_sub(goal)
     }
 

@@ -15,7 +15,7 @@ use crate::base::id::SessionId;
 /// A streamer's sessions leave it, one after the other and idlest first, at an even rate.
 ///
 /// Each is told to move. One that cannot for a reason that passes is told again a moment later, at
-/// most [`TRIES`] times in all. Who cannot be moved is told to end when all others have been told
+/// most three times in all. Who cannot be moved is told to end when all others have been told
 /// to move, or stays.
 ///
 /// Whoever drives it says how those under way are ([`Self::asked`], [`Self::heard`]), looks which

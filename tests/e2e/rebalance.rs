@@ -256,6 +256,37 @@ async fn switched_off_it_waits_for_the_operator_who_may_look_first_and_stop_it()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_switches_it_off_stops_what_is_under_way() {
+    let on =
+        "[rebalance]\nmode = \"slow\"\n[logins]\nrate = \"40/s\"\n[pool]\nslow_start = \"0s\"\n";
+    let off = on.replace("slow\"\n[l", "off\"\n[l");
+    assert_ne!(on, off);
+    let growing = Growing::start(2, on).await;
+    let deployment = &growing.deployment;
+    let mut clients = users(deployment, 60).await;
+    growing.reload(true, on).await;
+    // By itself: one that was skewed for a while, or has joined.
+    until("some to have moved", async || {
+        balance(deployment).await["moved"].as_u64() >= Some(1)
+    })
+    .await;
+    growing.reload(true, &off).await;
+    let stopped = balance(deployment).await;
+    assert_eq!(
+        (&stopped["running"], &stopped["last"], &stopped["mode"]),
+        (&json!(false), &json!("stopped"), &json!("off"))
+    );
+    let metrics = deployment.metrics().await;
+    let outcome = [("pool", "default"), ("outcome", "stopped")];
+    assert_eq!(metrics.sum("rebalances_total", &outcome), 1.0);
+    settles("all", 60, async || loads(deployment).iter().sum::<usize>()).await;
+    let other = loads(deployment)[1];
+    assert!((1..28).contains(&other), "{other}");
+    all_are_served(&mut clients).await;
+    nobody_was_closed(deployment).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_cannot_be_moved_stays_and_is_counted() {
     let growing = Growing::start(2, OFF).await;
     let deployment = &growing.deployment;
