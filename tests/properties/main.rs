@@ -2,6 +2,7 @@
 
 mod balance;
 mod ddp;
+mod emptying;
 mod frames;
 mod journal;
 mod logins;
