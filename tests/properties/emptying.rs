@@ -156,7 +156,7 @@ impl World {
         let now = self.now;
         let mut gone = Vec::new();
         for (id, session) in &mut self.there {
-            if session.fate == Fate::Vanishes && id.0 * 50 <= passed.as_millis() as u64 {
+            if session.fate == Fate::Vanishes && u128::from(id.0) * 50 <= passed.as_millis() {
                 gone.push(*id);
             }
             if session.moving.take_if(|ends| *ends <= now).is_none() {
