@@ -506,7 +506,7 @@ fn tags(framing: Framing, texts: &[Vec<u8>]) -> Vec<u64> {
 }
 
 /// The messages in a text for the client.
-fn messages(framing: Framing, text: &[u8]) -> Vec<Value> {
+pub(crate) fn messages(framing: Framing, text: &[u8]) -> Vec<Value> {
     let text = str::from_utf8(text).expect("text");
     match framing {
         _ if text.is_empty() || text == "h" => Vec::new(),

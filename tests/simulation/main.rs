@@ -8,6 +8,7 @@ mod checks;
 mod client;
 mod dice;
 mod ledger;
+mod moving;
 mod plan;
 mod streamer;
 mod tally;
@@ -41,24 +42,16 @@ fn whatever_breaks_off_ends_in_time_and_forwards_nothing_more() {
 
 /// Plays `count` runs, or those that the environment names.
 fn play(theme: Theme, count: u64) {
-    let number = |name: &str| {
-        let text = env::var(name).ok()?;
-        Some(
-            text.parse::<u64>()
-                .unwrap_or_else(|_| panic!("{name} is no whole number")),
-        )
-    };
     let seeds = match number("SIMULATION_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("SIMULATION_SEEDS").unwrap_or(count),
     };
-    let trace = number("SIMULATION_TRACE").is_some();
     let began = Instant::now();
     let runs = seeds.end - seeds.start;
     let mut sum = tally::Tally::default();
     for seed in seeds {
         let again = Again { seed, theme };
-        let mut world = World::new(Plan::draw(theme, seed), trace);
+        let mut world = World::new(Plan::draw(theme, seed), trace());
         world.run();
         sum.add(&world.tally);
         drop(again);
@@ -68,6 +61,17 @@ fn play(theme: Theme, count: u64) {
     if runs >= count {
         sum.expect_all(theme);
     }
+}
+
+/// What an environment variable says.
+fn number(name: &str) -> Option<u64> {
+    let text = env::var(name).ok()?;
+    let number = text.parse();
+    Some(number.unwrap_or_else(|_| panic!("{name} is no whole number")))
+}
+
+fn trace() -> bool {
+    number("SIMULATION_TRACE").is_some()
 }
 
 /// Says how to play a run again when it fails.

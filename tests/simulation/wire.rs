@@ -16,6 +16,8 @@ pub(crate) struct Wire {
     /// What goes on to the streamer, and what waits for the client's turn to log in.
     pub(crate) up: VecDeque<Vec<u8>>,
     pub(crate) later: VecDeque<Vec<u8>>,
+    /// The session's own messages for a new leg.
+    pub(crate) shadow: VecDeque<String>,
     /// A message of the client that is being put together.
     half_up: Option<Text>,
     half_down: Option<HalfDown>,
@@ -56,6 +58,7 @@ pub(crate) struct Down {
 struct Sink {
     replies: Vec<String>,
     notes: Vec<Note>,
+    shadow: Vec<String>,
 }
 
 impl Effects for Sink {
@@ -63,12 +66,12 @@ impl Effects for Sink {
         self.replies.push(message);
     }
 
-    fn shadow(&mut self, message: String) {
-        panic!("nothing moves here: {message}");
-    }
-
     fn note(&mut self, note: Note) {
         self.notes.push(note);
+    }
+
+    fn shadow(&mut self, message: String) {
+        self.shadow.push(message);
     }
 }
 
@@ -80,6 +83,7 @@ impl Wire {
             quotas,
             up: VecDeque::new(),
             later: VecDeque::new(),
+            shadow: VecDeque::new(),
             half_up: None,
             half_down: None,
             own: Vec::new(),
@@ -88,6 +92,11 @@ impl Wire {
 
     pub(crate) fn client_is_half_through(&self) -> bool {
         self.half_up.is_some()
+    }
+
+    /// A message of the streamer has gone to the client in part.
+    pub(crate) fn streamer_passes(&self) -> bool {
+        matches!(self.half_down, Some(HalfDown::Passing(_)))
     }
 
     pub(crate) fn streamer_is_half_through(&self) -> bool {
@@ -178,6 +187,7 @@ impl Wire {
         self.up.extend(now.iter().cloned());
         self.later.extend(later.iter().cloned());
         self.own.extend(sink.replies.iter().cloned());
+        self.shadow.extend(sink.shadow);
         Up {
             text,
             phase: Some(phase),
@@ -210,7 +220,7 @@ impl Wire {
         let prefix = &text[..text.len().min(PEEK_BYTES)];
         let mut turn = turn(&self.quotas, &mut sink, now);
         let verdict = self.session.handle_streamer(prefix, whole, &mut turn);
-        self.own.append(&mut sink.replies);
+        self.keep(&mut sink);
         let mut down = Down {
             judged: text.clone(),
             notes: sink.notes,
@@ -270,9 +280,53 @@ impl Wire {
             }
         }
         down.forwards = !down.to_client.is_empty();
-        self.own.append(&mut sink.replies);
+        self.keep(&mut sink);
         down.notes = sink.notes;
         down
+    }
+
+    fn keep(&mut self, sink: &mut Sink) {
+        self.own.append(&mut sink.replies);
+        self.shadow.extend(sink.shadow.drain(..));
+    }
+
+    /// A new leg has answered `connected`. Gives what the session would tell the client.
+    pub(crate) fn attach_shadow(&mut self, session: &str, now: Instant) -> Vec<String> {
+        let mut sink = Sink::default();
+        let mut turn = turn(&self.quotas, &mut sink, now);
+        self.session.handle_shadow_attached(session, &mut turn);
+        self.take(sink)
+    }
+
+    /// A message of the new leg. Gives what the session would tell the client.
+    pub(crate) fn feed_shadow(&mut self, text: &[u8], now: Instant) -> Vec<String> {
+        let mut sink = Sink::default();
+        let mut turn = turn(&self.quotas, &mut sink, now);
+        self.session.handle_shadow(text, &mut turn);
+        self.take(sink)
+    }
+
+    /// The new leg is the one from here on. Gives what the client has to be told first.
+    pub(crate) fn switch(&mut self, now: Instant) -> Vec<String> {
+        assert!(!self.streamer_passes(), "a message of the old leg is cut");
+        self.half_down = None;
+        let mut sink = Sink::default();
+        let mut turn = turn(&self.quotas, &mut sink, now);
+        self.session.handle_switched(&mut turn);
+        self.take(sink)
+    }
+
+    fn take(&mut self, mut sink: Sink) -> Vec<String> {
+        let replies = std::mem::take(&mut sink.replies);
+        self.keep(&mut sink);
+        replies
+    }
+
+    /// What was held goes on to the leg that there is, unless a login is among it.
+    pub(crate) fn let_go(&mut self) {
+        if !self.session.wants_login() {
+            self.up.append(&mut self.later);
+        }
     }
 
     /// A DDP message of the relay's own.

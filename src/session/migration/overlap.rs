@@ -114,7 +114,7 @@ impl Overlap {
         }
     }
 
-    fn is_echo(&mut self, event: &Event<'_>) -> bool {
+    fn is_echo(&self, event: &Event<'_>) -> bool {
         // Not counted: who has asked for the event twice has it echoed twice.
         !self.written.is_empty() && as_write(event).is_some_and(|print| self.written.has(print))
     }
