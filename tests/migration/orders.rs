@@ -47,6 +47,14 @@ impl Scene {
         .await;
     }
 
+    /// Waits until no streamer has more than a tenth above the mean, and no move is under way.
+    pub(crate) async fn is_level(&self) {
+        self.sees("the streamers to be level", async || {
+            self.skew() <= 1.1 && self.sockets() == self.clients()
+        })
+        .await;
+    }
+
     /// Sockets of all streamers.
     pub(crate) fn sockets(&self) -> usize {
         self.streamers.iter().map(Streamer::sessions).sum()
