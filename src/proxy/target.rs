@@ -173,13 +173,16 @@ fn normalise<D: PartialEq>(
     if hides_dot_segment(&path) {
         return Err(TargetError::Ambiguous);
     }
-    // The path holds dots only where they mean nothing special, so the order of decoding and
-    // removing does not matter any more; what remains are slashes.
+    // Dot segments take away what stands before them: how much that is depends on the slashes that a
+    // reader sees, so each of its ways is gone from the beginning.
     let here = destination(&path);
+    let slashed = decode_slashes(&plain);
     let decoded = decode_slashes(&path);
     let merged = merge_slashes(&decoded);
     let readings = [
         remove_dot_segments(&merge_slashes(&plain)),
+        remove_dot_segments(&merge_slashes(&slashed)),
+        remove_dot_segments(&slashed),
         remove_dot_segments(&decoded),
         remove_dot_segments(&merged),
         merge_slashes(&path),
@@ -357,6 +360,7 @@ mod tests {
             "/foo%2f..",
             "/a//../websocket",
             "/api/..//websocket",
+            "/websocket%2fa/..",
         ] {
             assert_eq!(table(given), Err(TargetError::Ambiguous), "{given}");
         }
