@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, sleep_until, timeout},
+};
 
 use super::{
     board::{Board, Pin, Standing},
@@ -28,6 +31,9 @@ pub(super) struct Life<'a> {
     session: Option<String>,
     /// When the last session that was logged in was lost.
     lost: Option<Instant>,
+    cuts: watch::Receiver<()>,
+    /// It only looks in: when that was meant to begin.
+    visit: Option<Instant>,
 }
 
 /// A transport that is open.
@@ -48,30 +54,15 @@ impl<'a> Life<'a> {
             reconnect: Reconnect::new(person.kind),
             session: None,
             lost: None,
+            cuts: board.cuts(),
+            visit: None,
         }
     }
 
     /// Ends when the client would never try again.
     pub(super) async fn run(mut self, pin: &mut Pin<'_>) {
         loop {
-            let at = self.board.elapsed();
-            self.board.tally().attempt(self.person.number, at);
-            let opened = match self.person.kind {
-                Kind::Web => self.open_sockjs().await,
-                Kind::ReactNative | Kind::Sdk { .. } => self.open_raw().await,
-            };
-            let ended = match opened {
-                Ok(opened) => {
-                    let ended = self.talk(opened, pin).await;
-                    if matches!(pin.standing(), Standing::LoggedIn | Standing::Settled) {
-                        self.lost = Some(Instant::now());
-                    }
-                    ended
-                }
-                Err(ended) => ended,
-            };
-            pin.set(Standing::Away);
-            *self.board.tally().ended.entry(ended).or_default() += 1;
+            let ended = self.attempt(pin).await;
             let loss = match ended {
                 Ended::Closed(code) => Loss::Opened(code),
                 Ended::GivenUp => Loss::GivenUp,
@@ -84,6 +75,37 @@ impl<'a> Life<'a> {
             let Some(pause) = pause else { return };
             sleep(pause).await;
         }
+    }
+
+    /// One session, which the client leaves as soon as it has the answers to all that it asked for at
+    /// the start. Times count from `meant`, when it was meant to begin.
+    pub(super) async fn visit(mut self, meant: Instant, pin: &mut Pin<'_>) {
+        self.visit = Some(meant);
+        if timeout(VISIT_LIMIT, self.attempt(pin)).await.is_err() {
+            *self.board.tally().ended.entry(Ended::GivenUp).or_default() += 1;
+        }
+    }
+
+    async fn attempt(&mut self, pin: &mut Pin<'_>) -> Ended {
+        let at = self.board.elapsed();
+        self.board.tally().attempt(self.person.number, at);
+        let opened = match self.person.kind {
+            Kind::Web => self.open_sockjs().await,
+            Kind::ReactNative | Kind::Sdk { .. } => self.open_raw().await,
+        };
+        let ended = match opened {
+            Ok(opened) => {
+                let ended = self.talk(opened, pin).await;
+                if matches!(pin.standing(), Standing::LoggedIn | Standing::Settled) {
+                    self.lost = Some(Instant::now());
+                }
+                ended
+            }
+            Err(ended) => ended,
+        };
+        pin.set(Standing::Away);
+        *self.board.tally().ended.entry(ended).or_default() += 1;
+        ended
     }
 
     /// `sockjs/sockjs-client:lib/main.js`: `/info` measures the round trip, which sets the time that
@@ -159,7 +181,7 @@ impl<'a> Life<'a> {
     }
 
     async fn upgrade(&mut self, path: &str) -> Result<Opened, Ended> {
-        let began = Instant::now();
+        let began = self.visit.unwrap_or_else(Instant::now);
         let stream = dial(self.target, self.person.number)
             .await
             .map_err(|_| Ended::Unreachable)?;
@@ -204,6 +226,7 @@ impl<'a> Life<'a> {
         let chance = Chance::new(self.chance.next());
         let mut dialogue = Dialogue::new(self.person, self.board, began, self.lost, chance, now);
         let mut say = Vec::new();
+        self.cuts.mark_unchanged();
         dialogue.open(self.session.as_deref(), &mut say, now);
         loop {
             let now = Instant::now();
@@ -235,9 +258,16 @@ impl<'a> Life<'a> {
             if !socket.flush().await {
                 return Ended::Closed(None);
             }
+            if let (Some(began), true) = (self.visit, pin.has_its_answers()) {
+                if pin.standing() == Standing::Settled {
+                    self.board.tally().visit.record(began.elapsed());
+                }
+                return leave(&mut socket).await;
+            }
             let due = dialogue.next_timeout();
             let hearing = tokio::select! {
                 hearing = socket.hear(&mut heard) => hearing,
+                _ = self.cuts.changed() => return Ended::Cut,
                 () = until(due) => {
                     match dialogue.due(&mut say, Instant::now()) {
                         None => {}
@@ -262,6 +292,26 @@ impl<'a> Life<'a> {
     }
 }
 
+/// Says goodbye, and waits for the server's.
+async fn leave(socket: &mut Socket) -> Ended {
+    socket.say_close(1000);
+    if !socket.flush().await {
+        return Ended::Left;
+    }
+    let goodbye = async {
+        let mut heard = Vec::new();
+        while socket.hear(&mut heard).await.is_ok() {
+            let is_last = |heard: &Heard| matches!(heard, Heard::Closed(_) | Heard::End);
+            if heard.drain(..).any(|heard| is_last(&heard)) {
+                break;
+            }
+        }
+    };
+    // A server that does not answer is left all the same.
+    let _ = timeout(GOODBYE_LIMIT, goodbye).await;
+    Ended::Left
+}
+
 /// Time that a transport has per round trip.
 fn retransmission(rtt: Duration) -> Duration {
     if rtt > Duration::from_millis(100) {
@@ -283,3 +333,6 @@ const METEOR_LIMIT: Duration = Duration::from_secs(10);
 const INFO_LIMIT: Duration = Duration::from_secs(8);
 /// React Native finds a socket dead after 20 s of silence, open or not.
 const RAW_LIMIT: Duration = Duration::from_secs(20);
+/// No visit takes longer.
+const VISIT_LIMIT: Duration = Duration::from_secs(60);
+const GOODBYE_LIMIT: Duration = Duration::from_secs(2);

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
+
 use super::{tally::Tally, traffic::Traffic};
 
 /// Where a user stands.
@@ -53,6 +55,7 @@ pub struct Board {
     keys: AtomicU64,
     rooms: Box<[Numbers]>,
     have_last: AtomicU64,
+    cut: watch::Sender<()>,
 }
 
 /// Messages of one room: the last whose publication has begun, and the last that is published.
@@ -73,6 +76,7 @@ impl Board {
             keys: AtomicU64::new(0),
             rooms: (0..rooms).map(|_| Numbers::default()).collect(),
             have_last: AtomicU64::new(0),
+            cut: watch::Sender::new(()),
         }
     }
 
@@ -93,6 +97,15 @@ impl Board {
 
     pub(super) fn is_skewed(&self) -> bool {
         self.skewed.load(Ordering::SeqCst)
+    }
+
+    /// Cuts every connection that is open, without a goodbye. The users come back as they would.
+    pub fn cut(&self) {
+        self.cut.send_replace(());
+    }
+
+    pub(super) fn cuts(&self) -> watch::Receiver<()> {
+        self.cut.subscribe()
     }
 
     /// Publishes the next message of a room: `send` gets its number. To be called by one at a time.
@@ -197,6 +210,11 @@ impl<'a> Pin<'a> {
 
     pub(super) fn standing(&self) -> Standing {
         self.standing
+    }
+
+    /// Nothing more comes for what was asked at the start.
+    pub(super) fn has_its_answers(&self) -> bool {
+        matches!(self.standing, Standing::Settled | Standing::Refused)
     }
 }
 

@@ -14,6 +14,8 @@ use super::{
     dialogue::MAX_SUBSCRIPTIONS,
     habits::Habits,
     kind::Kind,
+    talk::Talk,
+    wire::Tls,
 };
 
 /// Where users connect to.
@@ -26,6 +28,8 @@ pub struct Target {
     pub sources: Vec<IpAddr>,
     /// What they call the server.
     pub host: String,
+    /// With TLS.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Target {
@@ -34,6 +38,7 @@ impl Target {
             addresses: vec![address],
             sources: Vec::new(),
             host: address.to_string(),
+            tls: None,
         }
     }
 }
@@ -47,6 +52,7 @@ pub struct Person {
     pub(super) user: Box<str>,
     pub(super) subscriptions: u8,
     pub(super) habits: Option<Box<Habits>>,
+    pub(super) talk: Option<Box<Talk>>,
 }
 
 impl Person {
@@ -60,7 +66,17 @@ impl Person {
             user: user.into(),
             subscriptions: subscriptions.min(MAX_SUBSCRIPTIONS),
             habits: None,
+            talk: None,
         }
+    }
+
+    /// One who talks at a rate, for what is measured.
+    #[must_use]
+    pub fn with_talk(mut self, talk: Talk) -> Self {
+        let own = MAX_SUBSCRIPTIONS.saturating_sub(talk.subscriptions());
+        self.subscriptions = self.subscriptions.min(own);
+        self.talk = Some(Box::new(talk));
+        self
     }
 
     /// One who does things besides being there. Its habits bring subscriptions of their own.
@@ -115,6 +131,24 @@ impl Crowd {
             });
         }
         Self { board, tasks }
+    }
+
+    /// Lets one more person in, who leaves as soon as all that it asked for at its start is answered.
+    /// Times count from `meant`, when that was meant to begin.
+    pub fn visit(&mut self, target: &Arc<Target>, person: Person, meant: Instant, seed: u64) {
+        while self.tasks.try_join_next().is_some() {}
+        let (board, target) = (self.board.clone(), target.clone());
+        self.tasks.spawn(async move {
+            let mut pin = Pin::new(&board);
+            let life = Life::new(&person, &target, &board, seed);
+            life.visit(meant, &mut pin).await;
+        });
+    }
+
+    /// Visits that have not ended.
+    pub fn visiting(&mut self) -> usize {
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.len()
     }
 
     pub fn board(&self) -> &Arc<Board> {

@@ -11,9 +11,9 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{
     board::{Board, Pin, Standing},
-    busy::Busy,
     chance::Chance,
     crowd::Person,
+    doing::Doing,
     kind::{Family, Rhythm},
     subscriptions::subscription,
 };
@@ -34,7 +34,7 @@ pub(super) struct Dialogue<'a> {
     heard: Instant,
     /// SockJS arms its timer with the first message.
     heard_any: bool,
-    busy: Option<Box<Busy<'a>>>,
+    busy: Option<Doing<'a>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,9 +111,8 @@ impl<'a> Dialogue<'a> {
         now: Instant,
     ) -> Self {
         let rhythm = person.kind.rhythm();
-        let habits = person.habits.as_deref();
         Self {
-            busy: habits.map(|habits| Box::new(Busy::new(person, habits, board, chance))),
+            busy: Doing::of(person, board, chance),
             person,
             board,
             rhythm,
@@ -246,6 +245,10 @@ impl<'a> Dialogue<'a> {
         let fault = incoming.error.as_ref();
         let is_login = id == Some(self.login_id());
         if let (Some(busy), false) = (&mut self.busy, is_login) {
+            if let Some(fault) = fault {
+                let errors = &mut self.board.tally().errors;
+                *errors.entry(("method", fault.name())).or_default() += 1;
+            }
             return busy.hear_result(id, incoming.result, fault.is_some(), now);
         }
         let sent = match self.login {
@@ -395,21 +398,16 @@ impl<'a> Dialogue<'a> {
 
     /// Those of the client, and behind them those of its user's habits.
     fn subscriptions(&self) -> u8 {
-        let habits = self.person.habits.as_ref();
-        self.person.subscriptions + habits.map_or(0, |habits| habits.subscriptions())
+        self.person.subscriptions + self.person.own_subscriptions()
     }
 
     fn subscription(&self, n: u8) -> (&'static str, Value) {
-        match (
-            &self.person.habits,
-            n.checked_sub(self.person.subscriptions),
-        ) {
-            (Some(habits), Some(own)) => habits.subscription(own),
-            _ => {
+        let own = n.checked_sub(self.person.subscriptions);
+        own.and_then(|own| self.person.own_subscription(own))
+            .unwrap_or_else(|| {
                 let family = self.person.kind.family();
                 subscription(family, usize::from(n), &self.person.user)
-            }
-        }
+            })
     }
 
     fn login_id(&self) -> &'static str {

@@ -10,7 +10,9 @@
 //! A user with [`Habits`] does things while it is logged in: it calls methods, types, looks into rooms,
 //! and checks the numbers of what it hears. What was wrong with that is in [`Traffic`].
 //!
-//! `Dialogue`, `Busy`, `Hearing`, `Reconnect` and the subscriptions compute; only `attempt`, `socket` and `crowd` touch
+//! A user with [`Talk`] writes and types at a rate, for programs that measure.
+//!
+//! `Dialogue`, `Busy`, `Talking`, `Hearing`, `Reconnect` and the subscriptions compute; only `attempt`, `socket` and `crowd` touch
 //! a socket or a clock.
 
 #![allow(
@@ -26,6 +28,7 @@ mod busy;
 mod chance;
 mod crowd;
 mod dialogue;
+mod doing;
 mod habits;
 mod hearing;
 mod herald;
@@ -35,8 +38,10 @@ mod reconnect;
 mod series;
 mod socket;
 mod subscriptions;
+mod talk;
 mod tally;
 mod traffic;
+mod wire;
 
 pub use self::{
     board::{Board, Standing},
@@ -45,6 +50,9 @@ pub use self::{
     herald::Herald,
     kind::Kind,
     pulse::Pulse,
+    socket::dial,
+    talk::Talk,
     tally::{Ended, Spread, Tally},
     traffic::{Faults, Traffic},
+    wire::{Tls, Wire},
 };

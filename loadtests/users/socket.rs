@@ -3,7 +3,14 @@
 //! It reads into a buffer that all users of a thread share and owns memory only for what is under
 //! way, so that ten thousand silent users fit into a small process.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    net::IpAddr,
+    pin::Pin,
+    task::{Poll, ready},
+    time::Duration,
+};
 
 use ddp_gateway::{
     base::chunk::with_scratch,
@@ -15,12 +22,12 @@ use ddp_gateway::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
-use super::{chance::Chance, crowd::Target};
+use super::{chance::Chance, crowd::Target, wire::Wire};
 
 /// What came from the server.
 #[derive(Debug, PartialEq)]
@@ -54,14 +61,14 @@ pub(super) struct Nonsense;
 
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Wire,
     reader: Reader,
     out: Vec<u8>,
     chance: Chance,
 }
 
 /// A connection of its own to one of the addresses.
-pub(super) async fn dial(target: &Target, number: u32) -> io::Result<TcpStream> {
+pub async fn dial(target: &Target, number: u32) -> io::Result<Wire> {
     let nth = |count: usize| number as usize % count.max(1);
     let address = target.addresses[nth(target.addresses.len())];
     let source: Option<&IpAddr> = target.sources.get(nth(target.sources.len()));
@@ -77,7 +84,10 @@ pub(super) async fn dial(target: &Target, number: u32) -> io::Result<TcpStream> 
         }
     };
     stream.set_nodelay(true)?;
-    Ok(stream)
+    match &target.tls {
+        Some(tls) => tls.connect(stream).await,
+        None => Ok(Wire::Plain(stream)),
+    }
 }
 
 /// One request on a connection of its own; answers the status.
@@ -95,6 +105,7 @@ pub(super) async fn request(
         target.host
     );
     stream.write_all(head.as_bytes()).await?;
+    stream.flush().await?;
     let mut answer = Vec::with_capacity(1024);
     while answer.len() < ANSWER_BYTES && stream.read_buf(&mut answer).await? > 0 {}
     let mut headers = [httparse::EMPTY_HEADER; 64];
@@ -109,7 +120,7 @@ pub(super) async fn request(
 impl Socket {
     /// Upgrades a connection. What came right behind the answer is put to `heard`.
     pub(super) async fn upgrade(
-        mut stream: TcpStream,
+        mut stream: Wire,
         target: &Target,
         path: &str,
         user_agent: &'static str,
@@ -121,10 +132,11 @@ impl Socket {
         let mut extra = HeaderMap::new();
         extra.insert(header::USER_AGENT, HeaderValue::from_static(user_agent));
         let request = handshake::upgrade_request(path, &target.host, &key, &extra);
-        stream
-            .write_all(&request)
-            .await
-            .map_err(|_| OpenError::Cut)?;
+        let sent = async {
+            stream.write_all(&request).await?;
+            stream.flush().await
+        };
+        sent.await.map_err(|_| OpenError::Cut)?;
         let mut answer = Vec::with_capacity(512);
         let end = loop {
             match stream.read_buf(&mut answer).await {
@@ -154,25 +166,23 @@ impl Socket {
 
     /// Waits for bytes and puts what they say to `heard`, [`Heard::End`] at the end.
     pub(super) async fn hear(&mut self, heard: &mut Vec<Heard>) -> Result<(), Nonsense> {
-        loop {
-            if self.stream.readable().await.is_err() {
-                heard.push(Heard::End);
-                return Ok(());
-            }
-            let (stream, reader) = (&self.stream, &mut self.reader);
-            let taken = with_scratch(|scratch| match stream.try_read(scratch) {
-                Ok(count) if count > 0 => Some(reader.take(&scratch[..count], heard)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-                Ok(_) | Err(_) => {
-                    heard.push(Heard::End);
-                    Some(Ok(()))
-                }
-            });
-            if let Some(taken) = taken {
-                self.answer_pings();
-                return taken;
-            }
-        }
+        let (stream, reader) = (&mut self.stream, &mut self.reader);
+        let taken = poll_fn(|cx| {
+            with_scratch(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer));
+                Poll::Ready(match read {
+                    Ok(()) if !buffer.filled().is_empty() => reader.take(buffer.filled(), heard),
+                    Ok(()) | Err(_) => {
+                        heard.push(Heard::End);
+                        Ok(())
+                    }
+                })
+            })
+        });
+        let taken = taken.await;
+        self.answer_pings();
+        taken
     }
 
     /// Queues a DDP message.
@@ -213,10 +223,12 @@ impl Socket {
             return true;
         }
         let out = std::mem::take(&mut self.out);
-        matches!(
-            timeout(WRITE_LIMIT, self.stream.write_all(&out)).await,
-            Ok(Ok(()))
-        )
+        let written = async {
+            self.stream.write_all(&out).await?;
+            // TLS may still hold some of it.
+            self.stream.flush().await
+        };
+        matches!(timeout(WRITE_LIMIT, written).await, Ok(Ok(())))
     }
 }
 

@@ -30,6 +30,10 @@ pub enum Ended {
     Closed(Option<u16>),
     /// The client gave up a silent server.
     GivenUp,
+    /// The client left, as it wanted to.
+    Left,
+    /// The client's end was cut, as [`super::Board::cut`] wants it.
+    Cut,
     /// The server broke a rule of WebSocket, SockJS or DDP.
     Nonsense,
 }
@@ -37,7 +41,10 @@ pub enum Ended {
 impl Ended {
     /// Whether the transport was open, which is what resets Meteor's back-off.
     pub(super) fn was_open(self) -> bool {
-        matches!(self, Self::Closed(_) | Self::GivenUp | Self::Nonsense)
+        matches!(
+            self,
+            Self::Closed(_) | Self::GivenUp | Self::Left | Self::Cut | Self::Nonsense
+        )
     }
 }
 
@@ -56,6 +63,8 @@ pub struct Tally {
     pub subscribed: Spread,
     /// From the loss of a session until its user is logged in again.
     pub back: Spread,
+    /// From the moment at which a visit was meant to begin until all that it asked is answered.
+    pub visit: Spread,
     /// By number of user, when each of its attempts began.
     pub attempts: BTreeMap<u32, Vec<Duration>>,
     pub ended: BTreeMap<Ended, u64>,
@@ -84,6 +93,7 @@ impl Tally {
             login: Spread::new(),
             subscribed: Spread::new(),
             back: Spread::new(),
+            visit: Spread::new(),
             attempts: BTreeMap::new(),
             ended: BTreeMap::new(),
             fallbacks: 0,
@@ -186,6 +196,15 @@ impl Spread {
 
     pub fn count(&self) -> u64 {
         self.0.len()
+    }
+
+    /// Takes over what another one has recorded.
+    pub fn add(&mut self, other: &Self) {
+        self.0 += &other.0;
+    }
+
+    pub fn mean(&self) -> Duration {
+        Duration::from_secs_f64(self.0.mean() / 1e6)
     }
 
     /// The time that this part of them, between 0 and 1, does not exceed.

@@ -18,6 +18,8 @@ pub struct Traffic {
     /// Those among the calls that are counted where they are executed.
     pub counted: u64,
     pub answered: u64,
+    /// Events that the messages which were accepted are to be heard as.
+    pub owed: u64,
     /// Subscriptions opened for a while and closed again.
     pub visits: u64,
     /// Somebody who is away was shown as online, which a login cannot avoid.
