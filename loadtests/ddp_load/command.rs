@@ -1,0 +1,113 @@
+//! The command line.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    target::{self, Origin},
+    units::{Rate, Time},
+};
+
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "ddp-load",
+    version,
+    about = "Simulated users of Rocket.Chat, and what they see of a server",
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a scenario, print a table, and exit with 1 when there were too many errors
+    Run(Box<RunArgs>),
+    /// The scenarios that the program brings along
+    Scenarios,
+    /// Gateway and simulated servers, as --embedded starts them; ends with its standard input
+    #[command(hide = true)]
+    Embedded(EmbeddedArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArgs {
+    /// One of those that `ddp-load scenarios` shows, or a TOML file
+    pub(crate) scenario: String,
+    /// Server, as http://127.0.0.1:8080; https as well
+    #[arg(
+        long,
+        value_name = "URL",
+        required_unless_present = "embedded",
+        conflicts_with = "embedded"
+    )]
+    pub(crate) target: Option<Origin>,
+    /// Start the gateway with simulated servers behind it, and run against that
+    #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "plain")]
+    pub(crate) embedded: Option<How>,
+    /// Instead of the scenario's
+    #[arg(long, value_name = "N")]
+    pub(crate) users: Option<u32>,
+    /// Instead of the scenario's: 500ms, 30s, 5m
+    #[arg(long, value_name = "TIME")]
+    pub(crate) duration: Option<Time>,
+    /// Users who come in a second, instead of the scenario's: 80/s
+    #[arg(long, value_name = "RATE")]
+    pub(crate) ramp: Option<Rate>,
+    /// Source address, or a range: 127.0.0.1-127.0.0.8
+    #[arg(long, value_name = "ADDRESS", value_parser = sources)]
+    pub(crate) from: Option<Sources>,
+    /// Accounts, one in a line: user name, user id and login token, with blanks between them;
+    /// otherwise those of the demo are made up
+    #[arg(long, value_name = "FILE")]
+    pub(crate) accounts: Option<PathBuf>,
+    /// Take every certificate
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Certificates to trust (PEM), instead of the system's
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Resume TLS sessions, where the server takes part; otherwise every handshake is a full one
+    #[arg(long)]
+    pub(crate) resume_tls: bool,
+    /// Write the results as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Write a page with plots
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum How {
+    Plain,
+    Tls,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Sources(pub(crate) Vec<IpAddr>);
+
+fn sources(text: &str) -> Result<Sources, String> {
+    target::sources(text).map(Sources)
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EmbeddedArgs {
+    /// Users who find room
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) users: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,130 @@
+//! A deployment to run against, in a process of its own: the gateway, and simulated streamers and a
+//! simulated monolith behind it.
+
+use std::{
+    env,
+    io::{self, Read as _, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    process::Stdio,
+    time::Duration,
+};
+
+use ddp_gateway::{
+    demo::{
+        deployment::Deployment,
+        front::{Addresses, Front},
+    },
+    telemetry::{export, process},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, ChildStdin, Command},
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+
+/// What the deployment says of itself, in one line.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Place {
+    pub(crate) http: SocketAddr,
+    pub(crate) https: SocketAddr,
+    pub(crate) certificate: PathBuf,
+}
+
+/// Ends by itself when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    pub(crate) place: Place,
+    child: Child,
+    /// Its end is what the process waits for.
+    stdin: ChildStdin,
+}
+
+impl Embedded {
+    /// Starts this program once more. Its messages go where ours go.
+    pub(crate) async fn start(users: u32) -> Result<Self, String> {
+        let wrong = |error: io::Error| format!("the embedded deployment does not start: {error}");
+        let mut child = Command::new(env::current_exe().map_err(wrong)?)
+            .args(["embedded", "--users", &users.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(wrong)?;
+        let pipes = (child.stdin.take(), child.stdout.take());
+        let (Some(stdin), Some(stdout)) = pipes else {
+            return Err("the embedded deployment has no pipes".to_owned());
+        };
+        let mut lines = BufReader::new(stdout).lines();
+        let line = match timeout(START_LIMIT, lines.next_line()).await {
+            Ok(Ok(Some(line))) => line,
+            Ok(_) => return Err("the embedded deployment ended at its start".to_owned()),
+            Err(_) => return Err("the embedded deployment has not started in 30 s".to_owned()),
+        };
+        let place = serde_json::from_str(&line)
+            .map_err(|error| format!("the embedded deployment says {line:?}: {error}"))?;
+        Ok(Self {
+            place,
+            child,
+            stdin,
+        })
+    }
+
+    pub(crate) fn process(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Returns when it has cleaned up behind itself.
+    pub(crate) async fn stop(self) {
+        let Self {
+            mut child, stdin, ..
+        } = self;
+        drop(stdin);
+        let _ = timeout(STOP_LIMIT, child.wait()).await;
+    }
+}
+
+/// The other side: serves until standard input ends, which it does with the process that started it.
+///
+/// # Errors
+/// What could not be started.
+pub(crate) async fn serve(users: u32) -> Result<(), String> {
+    export::recorder();
+    process::raise_descriptor_limit();
+    let deployment = Deployment::start(STREAMERS)
+        .await
+        .map_err(|error| format!("the simulated servers cannot be started: {error}"))?;
+    // Room for all on two of the streamers, and no access log; all else is as it is shipped.
+    let room = users.div_ceil(2).max(500);
+    let tables = format!(
+        "[pool]\nsessions_per_streamer = {room}\nslow_start = \"0s\"\n\n\
+         [drain]\ndelay = \"0s\"\nspread = \"500ms\"\ndeadline = \"3s\"\n\n\
+         [log]\nfilter = \"warn\"\naccess = false\n"
+    );
+    let upstreams = deployment.upstreams_toml();
+    let front = Front::start(&upstreams, &tables, Addresses::free(), None);
+    let front = Box::pin(front).await.map_err(|error| error.to_string())?;
+    deployment.behind(front.app().control());
+    let place = Place {
+        http: front.http(),
+        https: front.https(),
+        certificate: front.certificate(),
+    };
+    let line = serde_json::to_string(&place).map_err(|error| error.to_string())?;
+    let told = writeln!(io::stdout(), "{line}");
+    told.map_err(|error| format!("nobody reads where it listens: {error}"))?;
+    // Ctrl-C is for who started it, and ends this by the input.
+    let _interrupts = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let end = tokio::task::spawn_blocking(|| {
+        let mut byte = [0];
+        while matches!(io::stdin().read(&mut byte), Ok(count) if count > 0) {}
+    });
+    // It ends with the input, whatever else the thread has met.
+    let _ = end.await;
+    Ok(())
+}
+
+const STREAMERS: usize = 3;
+const START_LIMIT: Duration = Duration::from_secs(30);
+const STOP_LIMIT: Duration = Duration::from_secs(10);

@@ -1,0 +1,285 @@
+//! A run: everybody in, load, and what is still under way.
+
+use std::{
+    cell::Cell,
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use ddp_gateway::telemetry::process;
+use tokio::time::{sleep, sleep_until};
+
+use crate::{
+    embedded::Embedded,
+    machine::{Machine, Program, processor_time},
+    people::{Accounts, people, person},
+    record::Measure,
+    report::{Cost, Report},
+    requests::{Requests, Window},
+    scenario::{Http, Load, Scenario},
+    schedule::Schedule,
+    target::Reach,
+    users::{Board, Crowd, Pulse, Standing, Target},
+    watch::{Seen, Until, Watch},
+};
+
+/// What is to be done.
+pub(crate) struct Order {
+    pub(crate) scenario: Scenario,
+    pub(crate) load: Load,
+    pub(crate) reach: Reach,
+    pub(crate) accounts: Accounts,
+}
+
+impl Order {
+    /// # Errors
+    /// Why it cannot begin. What goes wrong later is in the report.
+    pub(crate) async fn run(&self, embedded: Option<&Embedded>) -> Result<Report, String> {
+        let target = Arc::new(self.reach.target()?);
+        self.is_possible(&target)?;
+        let duration = self.scenario.duration.0;
+        let mut watch = Watch::start(duration)
+            .map_err(|error| format!("the system takes no signal handler: {error}"))?;
+        let began = SystemTime::now();
+        let pulse = Pulse::start();
+        let used = processor_time("self");
+        let theirs = embedded.and_then(Embedded::process);
+        let used_there = || theirs.and_then(|id| processor_time(&id.to_string()));
+        let before = used_there();
+        let ended = Box::pin(self.execute(&target, &mut watch)).await;
+        watch.end_line();
+        let spent = |before: Option<Duration>, now: Option<Duration>| {
+            Some((now? - before?.min(now?)).as_secs_f64())
+        };
+        Ok(Report {
+            program: Program::this(),
+            machine: Machine::here(),
+            scenario: self.scenario.clone(),
+            target: self.reach.origin.to_string(),
+            is_embedded: embedded.is_some(),
+            handshakes: target.tls.as_ref().map(|tls| tls.handshakes()),
+            began,
+            is_interrupted: ended == Until::Interrupted,
+            late: pulse.take(),
+            cost: Cost {
+                load: spent(used, processor_time("self")),
+                embedded: spent(before, used_there()),
+            },
+            record: watch.record,
+        })
+    }
+
+    async fn execute(&self, target: &Arc<Target>, watch: &mut Watch) -> Until {
+        match &self.load {
+            Load::Http(http) => self.requests(http, target, watch).await,
+            Load::ConnectRate(rate) => self.visits(rate.rate.0, target, watch).await,
+            Load::Idle | Load::Chat(_) | Load::FanOut(_) | Load::Storm => {
+                self.crowd(target, watch).await
+            }
+        }
+    }
+
+    /// Files that have to be open at the same time, and ports to come from.
+    fn is_possible(&self, target: &Target) -> Result<(), String> {
+        let connections = match &self.load {
+            Load::Http(http) => u64::from(http.connections),
+            _ => u64::from(self.scenario.users),
+        };
+        // A web client asks for /info on a connection of its own.
+        let files = connections + connections / 10 + RESERVE;
+        let limit = process::raise_descriptor_limit();
+        if files > limit {
+            return Err(format!(
+                "{connections} connections need {files} open files, and {limit} are allowed: raise \
+                 the limit (ulimit -Hn, LimitNOFILE), or take --users {} at most",
+                limit.saturating_sub(RESERVE) * 10 / 11
+            ));
+        }
+        let sources = self.reach.sources.len().max(1) as u64;
+        let ports = sources * target.addresses.len() as u64 * PORTS;
+        if connections > ports {
+            return Err(format!(
+                "{connections} connections need more ports than the {PORTS} that one address has: \
+                 take {} source addresses with --from",
+                connections.div_ceil(target.addresses.len() as u64 * PORTS)
+            ));
+        }
+        Ok(())
+    }
+
+    /// Users who stay.
+    async fn crowd(&self, target: &Arc<Target>, watch: &mut Watch) -> Until {
+        let Scenario {
+            users,
+            ramp,
+            patience,
+            duration,
+            ..
+        } = self.scenario;
+        let spread = Duration::from_secs_f64(f64::from(users) / ramp.0);
+        let run = rand::random();
+        let people = people(&self.scenario, &self.load, &self.accounts, run);
+        let crowd = Crowd::start((**target).clone(), people, spread, run);
+        let board = crowd.board().clone();
+        let seen = Seen::Users(&board);
+        let all_in = || board.count(Standing::Settled) == users as usize;
+        let deadline = Instant::now() + spread + patience.0;
+        // Where nobody gets in, nobody has to be waited for.
+        let is_hopeless = |errors| errors > 2 * u64::from(users) && nobody_is_in(&board);
+        let ramp = watch.until(seen, "ramp", deadline, |record| {
+            all_in() || is_hopeless(record.all_errors())
+        });
+        let mut ended = ramp.await;
+        if ended == Until::Done && all_in() {
+            board.set_busy(true);
+            let end = Instant::now() + duration.0;
+            ended = match &self.load {
+                Load::Storm => {
+                    let before = watch.record.measured(Measure::Back);
+                    board.cut();
+                    let back = u64::from(users);
+                    let until = watch.until(seen, "storm", end, |record| {
+                        record.count("cut") >= back
+                            && record.measured(Measure::Back) - before >= back
+                            && all_in()
+                    });
+                    until.await
+                }
+                _ => watch.until(seen, "load", end, |_| false).await,
+            };
+            board.set_busy(false);
+        }
+        if ended == Until::Interrupted {
+            return ended;
+        }
+        let missing = u64::from(users).saturating_sub(board.count(Standing::Settled) as u64);
+        watch.record.error("user who is not in".to_owned(), missing);
+        if let Load::Chat(_) | Load::FanOut(_) = self.load {
+            ended = self.rest(seen, watch).await;
+        }
+        ended
+    }
+
+    /// What was said has to be answered and heard.
+    async fn rest(&self, seen: Seen<'_>, watch: &mut Watch) -> Until {
+        let deadline = Instant::now() + REST;
+        let ended = watch.until(seen, "rest", deadline, |record| {
+            let known = ["results", "failed_calls", "abandoned_calls"];
+            let known: u64 = known.iter().map(|name| record.count(name)).sum();
+            record.count("calls") <= known && record.count("owed") <= record.count("deliveries")
+        });
+        let ended = ended.await;
+        let record = &mut watch.record;
+        let known = ["results", "failed_calls", "abandoned_calls"];
+        let known: u64 = known.iter().map(|name| record.count(name)).sum();
+        let unanswered = record.count("calls").saturating_sub(known);
+        record.error("call without an answer".to_owned(), unanswered);
+        let (owed, heard) = (record.count("owed"), record.count("deliveries"));
+        record.error(
+            "message not delivered".to_owned(),
+            owed.saturating_sub(heard),
+        );
+        if unanswered + record.count("abandoned_calls") == 0 {
+            let again = heard.saturating_sub(owed);
+            record.error("message delivered twice".to_owned(), again);
+        }
+        ended
+    }
+
+    /// Users who come, look and leave.
+    async fn visits(&self, rate: f64, target: &Arc<Target>, watch: &mut Watch) -> Until {
+        let users = self.scenario.users;
+        let nobody = Vec::new();
+        let mut crowd = Crowd::start((**target).clone(), nobody, Duration::ZERO, 0);
+        let board = crowd.board().clone();
+        let start = Instant::now();
+        let end = start + self.scenario.duration.0;
+        let deadline = end + VISITS;
+        let unsent = Cell::new(None);
+        let come = async {
+            let mut schedule = Schedule::share(start, rate, 0, 1);
+            for n in 0_u32.. {
+                let meant = schedule.due();
+                if meant >= end {
+                    break;
+                }
+                unsent.set(Some(schedule.left(end)));
+                sleep_until(meant.into()).await;
+                while crowd.visiting() >= users as usize {
+                    sleep(LOOK).await;
+                }
+                let person = person(&self.scenario, &self.accounts, n % users.max(1));
+                crowd.visit(target, person, meant, u64::from(n));
+                schedule.advance();
+            }
+            while crowd.visiting() > 0 {
+                sleep(LOOK).await;
+            }
+            unsent.set(Some(0));
+            pending::<()>().await;
+        };
+        let seen = Seen::Users(&board);
+        let ended = tokio::select! {
+            ended = watch.until(seen, "load", deadline, |_| unsent.get() == Some(0)) => ended,
+            () = come => Until::Done,
+        };
+        if ended == Until::Late {
+            let left = unsent.get().unwrap_or(0).max(1);
+            let what = "visit that did not end, or begin, in time";
+            watch.record.error(what.to_owned(), left);
+        }
+        ended
+    }
+
+    async fn requests(&self, http: &Http, target: &Arc<Target>, watch: &mut Watch) -> Until {
+        let Scenario {
+            ramp,
+            patience,
+            duration,
+            ..
+        } = self.scenario;
+        // Connections cost no login; they come ten times as fast.
+        let ramp = ramp.0 * 10.0;
+        let all = http.connections;
+        let requests = Requests::open(http, target, ramp);
+        let seen = Seen::Requests(&requests);
+        let spread = Duration::from_secs_f64(f64::from(all) / ramp);
+        let deadline = Instant::now() + spread + patience.0;
+        let mut ended = watch
+            .until(seen, "ramp", deadline, |record| {
+                requests.connections() == all as usize || record.all_errors() >= u64::from(all)
+            })
+            .await;
+        if ended != Until::Interrupted && requests.connections() > 0 {
+            let start = Instant::now();
+            let end = start + duration.0;
+            let deadline = end + REST;
+            requests.begin(Window {
+                start,
+                end,
+                deadline,
+            });
+            let done = |_: &_| requests.are_done();
+            ended = watch.until(seen, "load", deadline + LAST, done).await;
+        }
+        ended
+    }
+}
+
+fn nobody_is_in(board: &Board) -> bool {
+    let here = [Standing::Connected, Standing::LoggedIn, Standing::Settled];
+    here.iter().all(|standing| board.count(*standing) == 0)
+}
+
+/// Files that are open besides the connections.
+const RESERVE: u64 = 100;
+/// Of `net.ipv4.ip_local_port_range`, as it is by default.
+const PORTS: u64 = 28_000;
+/// For answers and messages that are under way.
+const REST: Duration = Duration::from_secs(10);
+/// A GET that was sent at the last moment is given up by itself.
+const LAST: Duration = Duration::from_secs(31);
+/// A visit is given up after 60 s.
+const VISITS: Duration = Duration::from_secs(61);
+const LOOK: Duration = Duration::from_millis(2);
