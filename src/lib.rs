@@ -102,7 +102,10 @@
 //!    pass: pings go on, and the client hears one of ours every 12 s. One permit covers all logins
 //!    that a client has sent without waiting, since a streamer runs them one after the other.
 //! 7. Control frames end at the gateway. Pings are answered here, closes are translated.
-//! 8. The end: close frames on both sides at frame boundaries, two seconds at most, one log line.
+//! 8. A client that ends without a goodbye leaves its leg behind for a grace period: `Detached`. One
+//!    that comes back shows the user's token, and the relay that has the session hands all of it to
+//!    the newcomer's ([`session::resume`], `proxy::detached`).
+//! 9. The end: close frames on both sides at frame boundaries, two seconds at most, one log line.
 //!
 //! # The life of a session that moves
 //!

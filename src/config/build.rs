@@ -186,6 +186,7 @@ impl<'a> Builder<'a> {
             buffer: bytes(websocket.buffer.value),
             buffer_total: bytes(websocket.buffer_total.value),
             stall_timeout: websocket.stall_timeout.value,
+            resume_grace: websocket.resume_grace.value,
         }
     }
 

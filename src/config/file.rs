@@ -316,6 +316,11 @@ tables! {
 
         /// A client that reads nothing for this long while bytes wait is closed.
         stall_timeout: Setting<Duration> = "30s",
+
+        /// A client whose connection breaks without a goodbye, as when a phone changes networks,
+        /// finds its session again within this: it keeps its streamer, its user does not flap to
+        /// offline. 0s: never.
+        resume_grace: Setting<Duration> = "15s",
     }
 
     /// `[limits]`

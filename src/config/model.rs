@@ -210,6 +210,8 @@ pub struct WebSocket {
     pub buffer_total: usize,
     /// A client that takes nothing for this long while bytes wait is closed.
     pub stall_timeout: Duration,
+    /// A client whose connection broke finds its session again within this; zero: never.
+    pub resume_grace: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -54,10 +54,12 @@ pub(super) struct Key {
 /// The streamer that serves a session now.
 pub(super) fn whereabouts(entry: &Entry, place: &Place) -> Option<Key> {
     match place.standing {
-        Standing::Anonymous | Standing::LoggingIn | Standing::LoggedIn => Some(Key {
-            pool: entry.pool.name().clone(),
-            streamer: place.streamer.clone()?,
-        }),
+        Standing::Anonymous | Standing::LoggingIn | Standing::LoggedIn | Standing::Detached => {
+            Some(Key {
+                pool: entry.pool.name().clone(),
+                streamer: place.streamer.clone()?,
+            })
+        }
         // One that is being attached is seen when it is; the others have none.
         Standing::Greeting | Standing::Parked | Standing::Attaching | Standing::Closing => None,
     }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::base::secret::Secret;
+
 use super::{
     login::LoginReply,
     message::{SyntaxError, expect, to_json},
@@ -119,6 +121,30 @@ pub fn updated(id: &str) -> String {
         methods: [&'a str; 1],
     }
     to_json(&Updated { methods: [id] })
+}
+
+/// The `result` of a login with a token that is known to be good; [`updated`] has to follow.
+pub fn logged_in(id: &str, user: &str, token: &Secret<String>) -> String {
+    #[derive(Serialize)]
+    #[serde(tag = "msg", rename = "result")]
+    struct Done<'a> {
+        id: &'a str,
+        result: User<'a>,
+    }
+    #[derive(Serialize)]
+    struct User<'a> {
+        id: &'a str,
+        token: &'a str,
+        r#type: &'static str,
+    }
+    to_json(&Done {
+        id,
+        result: User {
+            id: user,
+            token: token.expose(),
+            r#type: "resume",
+        },
+    })
 }
 
 /// The answer to a method that was limited, as Rocket.Chat's own limiter gives it; [`updated`] has to follow.

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
-    message::SyntaxError,
+    message::{SyntaxError, to_json},
     object::{fields, text},
 };
 
@@ -32,7 +33,9 @@ pub enum Request<'a> {
     },
     Pong,
     Connect,
-    /// `disconnect`, or a type that nobody knows. The streamer ignores it.
+    /// Meteor's client from 3.5 on says it before it closes on purpose.
+    Disconnect,
+    /// A type that nobody knows. The streamer ignores it, as it does `disconnect`.
     Other,
 }
 
@@ -72,9 +75,20 @@ impl<'a> Request<'a> {
             },
             "pong" => Self::Pong,
             "connect" => Self::Connect,
+            "disconnect" => Self::Disconnect,
             _ => Self::Other,
         })
     }
+}
+
+/// A client's `unsub`.
+pub fn unsub(id: &str) -> String {
+    #[derive(Serialize)]
+    #[serde(tag = "msg", rename = "unsub")]
+    struct Unsub<'a> {
+        id: &'a str,
+    }
+    to_json(&Unsub { id })
 }
 
 fn needed<'a>(value: Option<&'a RawValue>, key: &'static str) -> Result<Cow<'a, str>, SyntaxError> {
@@ -142,7 +156,7 @@ mod tests {
                 r#"{"msg":"connect","version":"1","support":["1"]}"#,
                 Request::Connect,
             ),
-            (r#"{"msg":"disconnect"}"#, Request::Other),
+            (r#"{"msg":"disconnect"}"#, Request::Disconnect),
             (r#"{"msg":["method"]}"#, Request::Other),
             (r#"{}"#, Request::Other),
             // The last one counts.

@@ -31,6 +31,8 @@ pub enum Downstream {
     Tls(Box<TlsStream<TcpStream>>),
     /// One stream of an HTTP/2 connection (RFC 8441).
     Multiplexed(Box<Multiplexed>),
+    /// The client is gone, what it had is kept: reads as ended and takes nothing.
+    Gone,
 }
 
 impl Downstream {
@@ -66,7 +68,7 @@ impl Downstream {
         match self {
             Self::Plain(stream) => Some(stream),
             Self::Tls(stream) => Some(stream.get_ref().0),
-            Self::Multiplexed(_) => None,
+            Self::Multiplexed(_) | Self::Gone => None,
         }
     }
 }
@@ -81,6 +83,7 @@ impl AsyncRead for Downstream {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
             Self::Multiplexed(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+            Self::Gone => Poll::Ready(Ok(())),
         }
     }
 }
@@ -95,6 +98,7 @@ impl AsyncWrite for Downstream {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
             Self::Multiplexed(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -107,6 +111,7 @@ impl AsyncWrite for Downstream {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
             Self::Multiplexed(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -115,6 +120,7 @@ impl AsyncWrite for Downstream {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
             Self::Multiplexed(stream) => stream.is_write_vectored(),
+            Self::Gone => false,
         }
     }
 
@@ -123,6 +129,7 @@ impl AsyncWrite for Downstream {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
             Self::Multiplexed(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            Self::Gone => Poll::Ready(Ok(())),
         }
     }
 
@@ -131,6 +138,7 @@ impl AsyncWrite for Downstream {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
             Self::Multiplexed(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Self::Gone => Poll::Ready(Ok(())),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{
     attach::{masked_text_frame, text_frame},
+    detached::Wanted,
     pump::{Held, Inspector, Passed},
     registry::{Entry, Registration},
     shared::Shared,
@@ -92,6 +93,8 @@ pub(super) struct FromClient<'a> {
     /// For the client's `connect`.
     pub(super) asker: Option<Asker>,
     pub(super) connect: Option<Held>,
+    /// The session that it names, if that is here.
+    pub(super) wanted: Option<Wanted>,
     pub(super) pong: Option<Box<ControlPayload>>,
     /// What was held is about to go on, and what comes now is behind it.
     pub(super) behind: bool,
@@ -155,6 +158,10 @@ impl Inspector for FromClient<'_> {
         // Only the last of several pings needs an answer (RFC 6455 section 5.5.3).
         self.pong = Some(payload);
     }
+
+    fn pong(&mut self, payload: &ControlPayload) {
+        self.session.handle_pong(payload.as_bytes());
+    }
 }
 
 impl FromClient<'_> {
@@ -172,6 +179,11 @@ impl FromClient<'_> {
         })?;
         self.session
             .handle_connect(&connect, asker, self.effect.now);
+        let Effect { shared, entry, .. } = self.effect;
+        self.wanted = shared.detached.find(&connect, entry, &shared.registry);
+        if self.wanted.is_some() {
+            self.session.begin_proof();
+        }
         let array = message.text.trim_ascii_start().starts_with(b"[");
         if framing == Framing::SockJs && (messages.len() > 0 || !array) {
             message.text = wrap_for_streamer(framing, &first);
@@ -195,7 +207,11 @@ impl Inspector for FromStreamer<'_> {
         let Self {
             session, effect, ..
         } = self;
-        session.handle_streamer(prefix, whole, &mut turn(effect))
+        let verdict = session.handle_streamer(prefix, whole, &mut turn(effect));
+        if verdict == Verdict::Forward {
+            session.handle_sent(prefix);
+        }
+        verdict
     }
 
     fn assembled(&mut self, message: Held) -> Result<Passed, Disconnect> {
@@ -204,13 +220,15 @@ impl Inspector for FromStreamer<'_> {
             .session
             .handle_streamer_assembled(&message.text, &mut turn(&mut self.effect));
         if passage.verdict.is_some() {
+            self.session.handle_sent(&message.text);
             return Ok(Passed::now(message.frames));
         }
-        let frames = passage
-            .now
-            .iter()
-            .flat_map(|message| text_frame(&wrap_for_client(framing, message)))
-            .collect();
+        let mut frames = Vec::new();
+        for message in &passage.now {
+            let text = wrap_for_client(framing, message);
+            self.session.handle_sent(&text);
+            frames.extend_from_slice(&text_frame(&text));
+        }
         Ok(Passed::now(frames))
     }
 
@@ -218,12 +236,18 @@ impl Inspector for FromStreamer<'_> {
         let Self {
             session, effect, ..
         } = self;
-        session.handle_streamer_oversized(prefix, &mut turn(effect))
+        let verdict = session.handle_streamer_oversized(prefix, &mut turn(effect));
+        if verdict == Verdict::Forward {
+            session.handle_sent(prefix);
+        }
+        verdict
     }
 
     fn ping(&mut self, payload: Box<ControlPayload>) {
         self.pong = Some(payload);
     }
+
+    fn pong(&mut self, _payload: &ControlPayload) {}
 }
 
 pub(super) fn turn<'e, 'a>(effect: &'e mut Effect<'a>) -> Turn<'e, Effect<'a>> {

@@ -28,6 +28,8 @@ pub enum Command {
 #[derive(Debug, Default)]
 pub struct Mailbox {
     full: AtomicBool,
+    /// Somebody claims the session.
+    called: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -90,6 +92,27 @@ impl Mailbox {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Wakes the relay for a claim that was left for it.
+    pub(super) fn call(&self) {
+        let waker = {
+            let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            self.called.store(true, Ordering::Release);
+            inner.waker.clone()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The claim has to wait until the relay is woken by something else.
+    pub(super) fn call_later(&self) {
+        self.called.store(true, Ordering::Release);
+    }
+
+    pub(super) fn take_call(&self) -> bool {
+        self.called.load(Ordering::Acquire) && self.called.swap(false, Ordering::AcqRel)
     }
 
     /// Says whom to wake; once per relay is enough, since a task keeps its waker.

@@ -6,6 +6,7 @@ mod attach;
 pub mod body;
 pub mod client;
 pub mod connection;
+mod detached;
 pub mod download;
 mod http;
 mod inspect;

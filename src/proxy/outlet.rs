@@ -8,7 +8,10 @@ use std::{
 use tokio::io::AsyncWrite;
 
 use super::pump::Stop;
-use crate::base::chunk::{Backlog, Full};
+use crate::{
+    base::chunk::{Backlog, Full},
+    session::Tail,
+};
 
 /// Where passed bytes go: to the socket while it takes them, else to the backlog.
 pub(super) struct Outlet<'a, 'w, S> {
@@ -19,6 +22,10 @@ pub(super) struct Outlet<'a, 'w, S> {
     /// The way of what is written next.
     pub(super) lane: Lane,
     pub(super) cx: &'a mut Context<'w>,
+    /// Where a copy goes of all that is written.
+    pub(super) copy: Option<&'a mut Tail>,
+    /// What to do when the receiver's socket fails.
+    pub(super) loss: Loss,
     /// Bytes the receiver has taken.
     pub(super) taken: u64,
 }
@@ -36,6 +43,15 @@ impl Later {
         self.0.as_ref().map_or(0, |waiting| waiting.len())
     }
 
+    /// Puts `bytes` behind what waits, counted against the budget of `backlog`.
+    pub(super) fn push(&mut self, bytes: &[u8], backlog: &Backlog) -> Result<(), Full> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let waiting = self.0.get_or_insert_with(|| Box::new(backlog.sibling()));
+        waiting.push(bytes, usize::MAX)
+    }
+
     /// Appends what waits to `backlog`.
     pub(super) fn release(&mut self, backlog: &mut Backlog) -> Result<(), Full> {
         match self.0.take() {
@@ -47,6 +63,17 @@ impl Later {
     pub(super) fn clear(&mut self) {
         self.0 = None;
     }
+}
+
+/// The end of a receiver's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Ends the direction.
+    Fails,
+    /// The direction goes on to nobody: what it carries is still to be read to its end.
+    Passes,
+    /// It has happened.
+    Happened,
 }
 
 /// Who receives.
@@ -73,12 +100,20 @@ impl<S: AsyncWrite + Unpin> Outlet<'_, '_, S> {
                 .get_or_insert_with(|| Box::new(self.backlog.sibling()));
             return waiting.push(bytes, usize::MAX).map_err(|Full| Stop::Full);
         }
+        if let Some(copy) = &mut self.copy {
+            copy.record(bytes);
+        }
         match &mut self.target {
             Target::Nobody => return Ok(()),
             Target::Later => {}
             Target::Stream(stream) if self.backlog.is_empty() => {
                 while !bytes.is_empty() {
                     match Pin::new(&mut **stream).poll_write(self.cx, bytes) {
+                        Poll::Ready(Ok(0) | Err(_)) if self.loss == Loss::Passes => {
+                            self.loss = Loss::Happened;
+                            self.target = Target::Nobody;
+                            return Ok(());
+                        }
                         Poll::Ready(Ok(0) | Err(_)) => return Err(Stop::Broken),
                         Poll::Ready(Ok(taken)) => {
                             self.taken += taken as u64;

@@ -45,6 +45,9 @@ pub(super) trait Inspector {
 
     /// A ping came; it wants a pong with the same payload.
     fn ping(&mut self, payload: Box<ControlPayload>);
+
+    /// A pong came; as a sign of life it has done its work by arriving.
+    fn pong(&mut self, payload: &ControlPayload);
 }
 
 /// A message held back: its frames as they came, and its clear text.
@@ -449,7 +452,7 @@ impl Pump {
         match opcode {
             OpCode::Ping => inspector.ping(payload),
             OpCode::Close => return Err(Stop::Closed(CloseFrame::parse(payload.as_bytes())?)),
-            // A pong has done its work by arriving.
+            OpCode::Pong => inspector.pong(&payload),
             _ => {}
         }
         Ok(())
@@ -512,7 +515,7 @@ mod tests {
     use super::{Held, Inspector, PEEK_BYTES, Passed, Pump, Stop};
     use crate::{
         base::chunk::{Backlog, Budget},
-        proxy::outlet::{Lane, Later, Outlet, Target},
+        proxy::outlet::{Lane, Later, Loss, Outlet, Target},
         session::{Disconnect, Verdict},
         ws::{ControlPayload, FrameHeader, MAX_HEADER, Mask, OpCode, ProtocolError, Sender},
     };
@@ -558,6 +561,8 @@ mod tests {
         fn ping(&mut self, payload: Box<ControlPayload>) {
             self.pings.push(payload.as_bytes().to_vec());
         }
+
+        fn pong(&mut self, _payload: &ControlPayload) {}
     }
 
     fn frame(fin: bool, opcode: OpCode, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
@@ -593,6 +598,8 @@ mod tests {
                 later: Some(&mut later),
                 lane: Lane::Now,
                 cx: &mut cx,
+                copy: None,
+                loss: Loss::Fails,
                 taken: 0,
             };
             if let Err(stop) = pump.feed(piece, &mut outlet, &mut letters) {
@@ -748,6 +755,8 @@ mod tests {
                 later: None,
                 lane: Lane::Now,
                 cx: &mut cx,
+                copy: None,
+                loss: Loss::Fails,
                 taken: 0,
             };
             let mut pump = Pump::new(Sender::Server, 1 << 20);

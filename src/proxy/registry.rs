@@ -134,6 +134,8 @@ pub enum Standing {
     /// A login waits for its turn or its answer.
     LoggingIn,
     LoggedIn,
+    /// The client is lost and may come back.
+    Detached,
     Closing,
 }
 
@@ -147,6 +149,7 @@ impl Standing {
             Self::Anonymous => "anonymous",
             Self::LoggingIn => "logging_in",
             Self::LoggedIn => "logged_in",
+            Self::Detached => "detached",
             Self::Closing => "closing",
         }
     }

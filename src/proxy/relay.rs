@@ -5,9 +5,13 @@
 //! Each direction reads into the thread's scratch and writes on at once; only what the other side
 //! does not take is kept.
 
+mod detached;
 mod ending;
 mod moving;
 mod record;
+
+pub(super) use detached::Kept;
+use detached::Proving;
 
 use std::{
     future::Future,
@@ -22,10 +26,11 @@ use tokio::time::Sleep;
 
 use super::{
     attach::{Attached, Opening, attach},
+    detached::Wanted,
     inspect::{Effect, FromClient, FromStreamer},
     introduction::Introduction,
     mailbox::Command,
-    outlet::{Lane, Later, Outlet, Target},
+    outlet::{Lane, Later, Loss, Outlet, Target},
     pump::{Fed, Held, Pump},
     registry::{Registration, Standing},
     transfer::Transfer,
@@ -85,6 +90,8 @@ struct State {
 enum Stage {
     /// The client has not sent `connect` yet.
     Greeting(Box<Opening>),
+    /// The client wants a session back that is here.
+    Proving(Box<Proving>),
     Attaching(Attaching),
     /// A login waits for its turn.
     Queueing(Box<LoginTicket>),
@@ -243,6 +250,8 @@ impl State {
             self.write_asks(now);
             self.write_own_frames(now);
         }
+        self.speak();
+        self.guard_tail(now);
         self.flush_shadow(cx, now);
         let (up, down) = (self.up_backlog.len(), self.down_backlog.len());
         self.flush(cx, &mut flowed, now);
@@ -267,6 +276,7 @@ impl State {
             Some(Command::Move { optional }) => self.begin_move(optional, now),
             None => {}
         }
+        self.answer_claim(now);
         let version = self.registration.shared().terms.version();
         if version != self.terms_version {
             self.terms_version = version;
@@ -298,8 +308,7 @@ impl State {
             let read = with_scratch(|scratch| {
                 let input = match self.fill_from_client(cx, &mut scratch[..room]) {
                     Poll::Ready(0) => {
-                        self.ends.client_done = true;
-                        self.session.end(Disconnect::ClientGone);
+                        self.lose_client(cx, now);
                         return false;
                     }
                     Poll::Ready(filled) => &scratch[..filled],
@@ -345,6 +354,8 @@ impl State {
             later: Some(&mut self.later),
             lane: Lane::Now,
             cx,
+            copy: None,
+            loss: Loss::Fails,
             taken: 0,
         };
         let mut inspector = FromClient {
@@ -355,6 +366,7 @@ impl State {
             },
             session: &mut self.session,
             connect: None,
+            wanted: None,
             pong: None,
             behind: self.own.as_ref().is_some_and(|own| own.release),
         };
@@ -362,6 +374,7 @@ impl State {
         let FromClient {
             effect,
             connect,
+            wanted,
             pong,
             ..
         } = inspector;
@@ -371,7 +384,7 @@ impl State {
         self.keep_own(pong, &replies);
         self.tell_shadow(&shadow, now);
         if let Some(connect) = connect {
-            self.start_attaching(connect);
+            self.start_attaching(connect, wanted);
         }
         let (frames, messages) = match &fed {
             Ok(Fed { messages, frames }) => (*frames, *messages),
@@ -394,18 +407,24 @@ impl State {
         }
     }
 
-    fn start_attaching(&mut self, connect: Held) {
+    fn start_attaching(&mut self, connect: Held, wanted: Option<Wanted>) {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Greeting(mut opening) => {
                 opening.connect = connect;
                 debug_assert!(opening.early.is_empty());
-                self.stage = Stage::Attaching(Box::new(Box::pin(attach(*opening))));
+                match wanted {
+                    Some(wanted) => self.start_proving(opening, wanted),
+                    None => {
+                        self.stage = Stage::Attaching(Box::new(Box::pin(attach(*opening))));
+                    }
+                }
             }
             other => self.stage = other,
         }
     }
 
     fn attach(&mut self, cx: &mut Context<'_>, flowed: &mut Flowed, now: Instant) {
+        self.poll_claim(cx, now);
         let Stage::Attaching(attaching) = &mut self.stage else {
             return;
         };
@@ -433,6 +452,10 @@ impl State {
             introduction,
         });
         self.session.handle_attached(&session, now);
+        self.registration
+            .shared()
+            .detached
+            .name(&session, self.registration.entry().id);
         flowed.messages_down += 1;
         flowed.bytes_down += frames.len() as u64;
         if self.down_backlog.push(&frames, usize::MAX).is_err() {
@@ -526,6 +549,7 @@ impl State {
     }
 
     fn feed_down(&mut self, input: &[u8], cx: &mut Context<'_>, flowed: &mut Flowed, now: Instant) {
+        let mut tail = self.session.lend_tail();
         let mut outlet = Outlet {
             target: match self.ends {
                 Ends {
@@ -540,6 +564,8 @@ impl State {
             later: None,
             lane: Lane::Now,
             cx,
+            copy: tail.as_deref_mut(),
+            loss: Loss::Passes,
             taken: 0,
         };
         let mut inspector = FromStreamer {
@@ -549,6 +575,7 @@ impl State {
         };
         let fed = self.down_pump.feed(input, &mut outlet, &mut inspector);
         flowed.taken += outlet.taken;
+        let lost = outlet.loss == Loss::Happened;
         let FromStreamer { effect, pong, .. } = inspector;
         let Effect {
             replies,
@@ -556,6 +583,7 @@ impl State {
             shadow,
             ..
         } = effect;
+        self.session.return_tail(tail);
         self.keep_own(None, &replies);
         self.tell_shadow(&shadow, now);
         if let Some(outcome) = login {
@@ -572,6 +600,9 @@ impl State {
                 }
             }
             Err(stop) => self.stop_leg(stop, now),
+        }
+        if lost {
+            self.lose_client(cx, now);
         }
         if let Some(payload) = pong {
             self.push_up(&ControlFrame::pong_to(&payload, Some(rand::random())));
@@ -609,6 +640,8 @@ impl State {
                 later: None,
                 lane: Lane::Now,
                 cx,
+                copy: None,
+                loss: Loss::Fails,
                 taken: 0,
             };
             if outlet.flush().is_err() {
@@ -621,13 +654,14 @@ impl State {
             later: None,
             lane: Lane::Now,
             cx,
+            copy: None,
+            loss: Loss::Fails,
             taken: 0,
         };
         let flushed = outlet.flush();
         flowed.taken += outlet.taken;
         if flushed.is_err() {
-            self.ends.client_done = true;
-            self.session.end(Disconnect::ClientGone);
+            self.lose_client(cx, now);
         }
         let waiting = !self.down_backlog.is_empty();
         self.session

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{
+    detached::Detached,
     introduction::Introductions,
     meters::{MoveMeters, RequestMeters},
     registry::Registry,
@@ -54,6 +55,8 @@ pub struct Shared {
     pub terms: LiveTerms,
     pub registry: Arc<Registry>,
     pub recall: Recall,
+    /// Sessions by the names that their clients know.
+    pub(super) detached: Detached,
     /// Who may log in; for all pools.
     pub logins: Arc<Logins>,
     /// Who has asked for how much.
@@ -81,6 +84,7 @@ impl Shared {
             recall: Recall::new(RECALLED, config.affinity.remember),
             logins: Logins::new(login_settings(&config.logins), Instant::now()),
             quotas: Arc::new(Quotas::new(rand::random(), Instant::now())),
+            detached: Detached::default(),
             budget,
             attaching: Semaphore::new(ATTACHING),
             tasks: TaskTracker::new(),
@@ -137,6 +141,7 @@ impl Terms {
                     connect: config.websocket.connect_timeout,
                     idle: config.websocket.idle_timeout,
                     stall: config.websocket.stall_timeout,
+                    resume: config.websocket.resume_grace,
                 },
             }),
             buffer: config.websocket.buffer,
@@ -201,6 +206,14 @@ pub struct Meters {
     pub logging_in: Gauge,
     pub logged_in: Gauge,
     pub closing: Gauge,
+    pub detached: Gauge,
+    /// Clients that came back: to their session, to its leg only, or with the wrong token.
+    pub resumed: Counter,
+    pub rebound: Counter,
+    pub resume_refused: Counter,
+    /// Sessions whose client did not come back in time, or missed too much.
+    pub resume_expired: Counter,
+    pub resume_overflow: Counter,
     pub(super) requests: RequestMeters,
     pub(super) moves: MoveMeters,
 }
@@ -228,6 +241,12 @@ impl Meters {
             logging_in: names::SESSIONS.gauge(&["logging_in"]),
             logged_in: names::SESSIONS.gauge(&["logged_in"]),
             closing: names::SESSIONS.gauge(&["closing"]),
+            detached: names::SESSIONS.gauge(&["detached"]),
+            resumed: names::RESUMES.counter(&["resumed"]),
+            rebound: names::RESUMES.counter(&["rebound"]),
+            resume_refused: names::RESUMES.counter(&["refused"]),
+            resume_expired: names::RESUMES.counter(&["expired"]),
+            resume_overflow: names::RESUMES.counter(&["overflow"]),
             requests: RequestMeters::new(),
             moves: MoveMeters::new(),
         }

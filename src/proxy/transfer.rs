@@ -197,6 +197,8 @@ impl Inspector for FromShadow {
     fn ping(&mut self, payload: Box<ControlPayload>) {
         self.pong = Some(payload);
     }
+
+    fn pong(&mut self, _payload: &ControlPayload) {}
 }
 
 const LEG_TIMEOUT: Duration = Duration::from_secs(10);

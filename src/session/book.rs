@@ -1,6 +1,6 @@
 //! What a session knows about its client's requests; made when `connect` is here.
 
-use super::{journal::Journal, migration::Migration, quota::Asker};
+use super::{journal::Journal, migration::Migration, quota::Asker, resume::Resume};
 use crate::base::secret::Secret;
 
 /// The journal and what belongs to the limits and to the login.
@@ -9,9 +9,16 @@ pub(super) struct Book {
     pub(super) journal: Journal,
     pub(super) asker: Asker,
     pub(super) logins: Logins,
+    /// Messages that the client was sent, as Meteor's client counts them.
+    pub(super) sent: u32,
+    /// What the session needs in case that the client's end breaks.
+    pub(super) resume: Option<Box<Resume>>,
     /// What most sessions are without most of the time.
     pub(super) aside: Option<Box<Aside>>,
 }
+
+// A size that the allocator has.
+const _: () = assert!(size_of::<Book>() <= 128);
 
 #[derive(Debug)]
 pub(super) enum Aside {

@@ -48,6 +48,8 @@ impl Session {
             journal,
             asker,
             logins: Logins::default(),
+            sent: 0,
+            resume: None,
             aside: None,
         }));
         self.timers.stop(Timer::Step as usize);
@@ -135,6 +137,10 @@ impl Session {
             return Verdict::Drop;
         }
         let too_big = Verdict::Close(Disconnect::ClientProtocol(ProtocolError::MessageTooBig));
+        // It would have to wait whole.
+        if self.shown().is_some() {
+            return too_big;
+        }
         let lane = self.lane();
         let Some(book) = &mut self.book else {
             return too_big;
@@ -207,12 +213,12 @@ impl Session {
     fn is_past_requests(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Orphaned | Phase::Closing(_) | Phase::Ended(_)
+            Phase::Detached | Phase::Orphaned | Phase::Closing(_) | Phase::Ended(_)
         )
     }
 
     fn judge_message<E: Effects>(&mut self, json: &str, turn: &mut Turn<'_, E>) -> Verdict {
-        if self.is_past_requests() {
+        if self.is_past_requests() || self.postpone(json) {
             return Verdict::Drop;
         }
         let request = match Request::parse(json) {
@@ -249,6 +255,14 @@ impl Session {
             }
             // The streamer does nothing on a second one.
             Request::Connect => Verdict::Drop,
+            Request::Disconnect => {
+                self.handle_farewell();
+                if live {
+                    Verdict::Forward
+                } else {
+                    Verdict::Drop
+                }
+            }
             Request::Pong | Request::Other if live => Verdict::Forward,
             Request::Pong | Request::Other => Verdict::Drop,
         }
@@ -261,6 +275,9 @@ impl Session {
         params: &str,
         turn: &mut Turn<'_, E>,
     ) -> Verdict {
+        if let Some(verdict) = self.recall_method(id, method, params, turn) {
+            return verdict;
+        }
         let at = self.millis(turn.now);
         let charged = self.charge_request(method, turn.quotas, turn.now);
         let Some(book) = &mut self.book else {
@@ -312,6 +329,9 @@ impl Session {
         params: &str,
         turn: &mut Turn<'_, E>,
     ) -> Verdict {
+        if let Some(verdict) = self.recall_sub(id, name, params, turn) {
+            return verdict;
+        }
         let at = self.millis(turn.now);
         let charged = self.charge_request(name, turn.quotas, turn.now);
         let Some(book) = &mut self.book else {

@@ -46,6 +46,8 @@ pub enum Disconnect {
     StreamerDrain,
     /// The user's token is refused on another streamer: the client's own login has to find out.
     LoggedOut,
+    /// The client came back on another socket.
+    Resumed,
     /// An operator ended the session.
     Operator,
 }
@@ -74,7 +76,11 @@ impl Disconnect {
         match self {
             Self::ClientClosed(Some(code)) if echoed(code) => code,
             Self::ClientClosed(_) => 1000,
-            Self::ClientGone | Self::ClientSilent | Self::NoConnect | Self::LoggedOut => 1001,
+            Self::ClientGone
+            | Self::Resumed
+            | Self::ClientSilent
+            | Self::NoConnect
+            | Self::LoggedOut => 1001,
             Self::ClientProtocol(error) => error.close_code().0,
             Self::NotConnect | Self::Malformed => 1002,
             Self::Unreadable => 1007,
@@ -98,6 +104,7 @@ impl Disconnect {
     pub fn reason(self) -> &'static str {
         match self {
             Self::ClientClosed(_) => "",
+            Self::Resumed => "came back on another socket",
             Self::ClientGone | Self::ClientSilent => "nothing heard from the client",
             Self::ClientProtocol(ProtocolError::MessageTooBig) => "message too big",
             Self::ClientProtocol(_) => "WebSocket protocol error",
@@ -124,6 +131,7 @@ impl Disconnect {
         match self {
             Self::ClientClosed(_) => "client_closed",
             Self::ClientGone => "client_gone",
+            Self::Resumed => "resumed",
             Self::ClientSilent => "client_silent",
             Self::ClientProtocol(ProtocolError::MessageTooBig) => "message_too_big",
             Self::ClientProtocol(_) => "client_protocol",
@@ -148,7 +156,7 @@ impl Disconnect {
 
     pub fn by(self) -> Side {
         match self {
-            Self::ClientClosed(_) | Self::ClientGone => Side::Client,
+            Self::ClientClosed(_) | Self::ClientGone | Self::Resumed => Side::Client,
             Self::StreamerClosed(_) | Self::StreamerLost | Self::StreamerProtocol(_) => {
                 Side::Streamer
             }

@@ -29,6 +29,8 @@ pub enum Phase {
     Attaching,
     /// Bytes flow.
     Live,
+    /// The client is gone without a goodbye; the leg is kept for its return.
+    Detached,
     /// The leg is gone; the client is told at its own random moment.
     Orphaned,
     /// Close frames are on their way.
@@ -43,6 +45,7 @@ impl Phase {
             Self::Greeting => "greeting",
             Self::Attaching => "attaching",
             Self::Live => "live",
+            Self::Detached => "detached",
             Self::Orphaned | Self::Closing(_) | Self::Ended(_) => "closing",
         }
     }
@@ -86,6 +89,8 @@ pub enum Action {
     Release,
     /// The move is given up: close its new leg.
     Abandon(Aborted),
+    /// The client is lost: keep the leg for it, or end the session.
+    Detach,
     /// DDP ping to a client that waits for `connected` or for its turn to log in. React Native gives
     /// up after 20 s of silence, ddp-client after 60.
     KeepAlive,
@@ -112,6 +117,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Time in which a client must take some of what waits for it.
     pub stall: Duration,
+    /// For a client that was lost to come back to its leg; zero keeps none.
+    pub resume: Duration,
 }
 
 /// One client.
@@ -143,6 +150,7 @@ pub struct Session {
 /// Actions that wait to be polled; each at most once.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pending {
+    detach: bool,
     ping_client: bool,
     ping_streamer: bool,
     keep_alive: bool,
@@ -224,7 +232,7 @@ impl Session {
 
     /// Whether the relay may read from the client now.
     pub fn reads_client(&self) -> bool {
-        !self.held
+        !self.held && !self.is_proof_shown()
     }
 
     /// Bytes came from the client. Says which limit holds it back from here on, if one does.
@@ -265,7 +273,9 @@ impl Session {
     /// The leg ended without a close frame. The client is told after `delay`, chosen at random by
     /// the caller, so that the clients of a dead streamer do not come back in one instant.
     pub fn handle_leg_lost(&mut self, delay: Duration, now: Instant) {
-        if let Phase::Live = self.phase {
+        if let Phase::Detached = self.phase {
+            self.end(Disconnect::StreamerLost);
+        } else if let Phase::Live = self.phase {
             self.forget_move();
             self.phase = Phase::Orphaned;
             self.timers.stop(Timer::Streamer as usize);
@@ -275,7 +285,8 @@ impl Session {
 
     /// Ends the session after `delay`; an earlier end that is already set stays.
     pub fn handle_order(&mut self, reason: Disconnect, delay: Duration, now: Instant) {
-        if delay.is_zero() {
+        // Without a client there is nobody who could come back in one instant with all others.
+        if delay.is_zero() || self.phase == Phase::Detached {
             self.close(reason, now);
         } else {
             self.doom(reason, now + delay);
@@ -352,6 +363,9 @@ impl Session {
                     self.close(Disconnect::NoConnect, now);
                 }
                 Timer::Step => self.handle_move_timeout(now),
+                Timer::Client if self.phase == Phase::Detached => {
+                    self.end(Disconnect::ClientGone);
+                }
                 Timer::Client => self.judge_client(now),
                 Timer::Streamer => self.judge_streamer(now),
                 Timer::KeepAlive => {
@@ -375,6 +389,7 @@ impl Session {
                 }
             }
         }
+        self.handle_resume_timeout(now);
     }
 
     /// What to do next, until `None`.
@@ -392,6 +407,9 @@ impl Session {
             };
             return Some(Action::Close(reason));
         }
+        if std::mem::take(&mut pending.detach) {
+            return Some(Action::Detach);
+        }
         if std::mem::take(&mut pending.ping_client) {
             return Some(Action::PingClient);
         }
@@ -406,7 +424,29 @@ impl Session {
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        let own = self.timers.next();
+        own.into_iter().chain(self.next_resume_timeout()).min()
+    }
+
+    /// The client is gone, and is waited for until then.
+    pub(super) fn lose_client(&mut self, until: Instant) {
+        self.phase = Phase::Detached;
+        self.held = false;
+        self.stalled_since = None;
+        for timer in [Timer::KeepAlive, Timer::Resume, Timer::Stall] {
+            self.timers.stop(timer as usize);
+        }
+        self.timers.set(Timer::Client as usize, until);
+        self.pending = Pending::default();
+    }
+
+    /// The client is back, on another socket.
+    pub(super) fn regain_client(&mut self, now: Instant) {
+        self.phase = Phase::Live;
+        self.limiter = Limiter::default();
+        self.hear_client(now);
+        self.timers
+            .set(Timer::Client as usize, now + self.rules.timeouts.idle / 2);
     }
 
     fn charge(&mut self, messages: u32, bytes: u32, now: Instant) -> Option<Over> {
@@ -461,6 +501,10 @@ impl Session {
         let idle = self.rules.timeouts.idle;
         let silent = self.since(self.client_heard, now);
         let next = if silent >= idle && self.pinged {
+            if self.is_keepable() {
+                self.pending.detach = true;
+                return;
+            }
             return self.close(Disconnect::ClientSilent, now);
         } else if silent >= idle / 2 {
             // Whatever the silence, nobody is closed without the time to answer: the rules may be
@@ -562,6 +606,7 @@ mod tests {
             connect: 10 * SECOND,
             idle: 50 * SECOND,
             stall: 20 * SECOND,
+            resume: 15 * SECOND,
         };
         Session::new(
             framing,

@@ -8,7 +8,8 @@
 //! [`Session::handle_assembled`]. What a message causes besides, an answer of the gateway's own or
 //! something to count, goes to [`Effects`]. `machine` has the phases and timers, `client` and
 //! `streamer` the two sides of the dialogue, [`journal`] what was asked and is unanswered, [`quota`]
-//! how much may be asked.
+//! how much may be asked, [`resume`] what
+//! is kept when the client's end breaks.
 
 mod book;
 mod client;
@@ -18,6 +19,7 @@ pub mod limits;
 mod machine;
 pub mod migration;
 pub mod quota;
+pub mod resume;
 mod streamer;
 mod turn;
 
@@ -27,4 +29,5 @@ pub use journal::Journal;
 pub use limits::Limiter;
 pub use machine::{Action, LoginState, Phase, Rules, Session, Timeouts, Verdict};
 pub use quota::{Asked, Asker, QuotaRules, Quotas, Refused, Rule, Strike};
+pub use resume::{Back, ReturnKind, Returned, Shown, Spoken, Tail};
 pub use turn::{Effects, Login, Note, Turn};

@@ -25,6 +25,7 @@ impl Session {
     pub fn handle_attached(&mut self, session: &str, now: Instant) {
         debug_assert_eq!(self.phase, Phase::Attaching);
         if let Some(book) = &mut self.book {
+            book.sent = 1;
             book.journal.set_session(session);
             if book.logins.held == 0 {
                 self.timers.stop(Timer::KeepAlive as usize);
@@ -50,6 +51,12 @@ impl Session {
         }
         let id = envelope.id.and_then(|id| str::from_utf8(id).ok());
         match (envelope.kind, id) {
+            (Kind::Ping, _) if self.phase == Phase::Detached => {
+                self.answer_ping(id);
+                Verdict::Drop
+            }
+            // Answers of before may have to wait until the client asks again, and then whole.
+            (Kind::Result | Kind::Updated, _) if self.is_returning() => Verdict::Assemble,
             // A second `connected` would start a second heartbeat in Meteor's client; the greeting
             // was the gateway's.
             (Kind::Connected | Kind::ServerId | Kind::Open, _) => Verdict::Drop,
@@ -139,7 +146,9 @@ impl Session {
                     return;
                 };
                 for id in ids {
-                    if self.judge_answer(kind, &id, "", turn) == Verdict::Forward {
+                    if self.judge_answer(kind, &id, "", turn) == Verdict::Forward
+                        && !self.withhold(kind, &id, "")
+                    {
                         out.push(match kind {
                             Kind::Ready => reply::ready(&id),
                             _ => reply::updated(&id),
@@ -152,7 +161,8 @@ impl Session {
                     Ok(id) => self.judge_answer(kind, &id, &json, turn),
                     Err(_) => Verdict::Forward,
                 };
-                if verdict == Verdict::Forward {
+                let id = reply::id(&json).unwrap_or_default();
+                if verdict == Verdict::Forward && !self.withhold(kind, &id, &json) {
                     out.push(json);
                 }
             }
@@ -197,6 +207,9 @@ impl Session {
         turn: &mut Turn<'_, E>,
     ) -> Verdict {
         let at = self.millis(turn.now);
+        if kind == Kind::Nosub && self.withhold(kind, id, json) {
+            return Verdict::Drop;
+        }
         let ends = match kind {
             Kind::Nosub => self.what_ends(id),
             _ => Ends::Itself,

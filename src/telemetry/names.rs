@@ -68,11 +68,12 @@ metrics! {
     TUNNELS = Gauge Count "tunnels" [] "WebSockets passed through to the monolith, open now.";
     TUNNELS_OPENED = Counter Count "tunnels_opened_total" [] "WebSockets passed through to the monolith.";
 
-    SESSIONS = Gauge Count "sessions" ["phase"] "Client sockets held now: greeting (no connect yet), attaching (parked or being attached), anonymous, logging_in (a login waits for its turn or its answer), logged_in, closing.";
+    SESSIONS = Gauge Count "sessions" ["phase"] "Client sockets held now: greeting (no connect yet), attaching (parked or being attached), anonymous, logging_in (a login waits for its turn or its answer), logged_in, detached (the client is lost and may come back), closing.";
     SESSIONS_OPENED = Counter Count "sessions_opened_total" ["framing"] "Client sockets accepted: raw, sockjs.";
     SESSIONS_CLOSED = Counter Count "sessions_closed_total" ["reason", "by"] "Client sockets ended, with the reason and the side that ended them.";
     SESSION_MOVES = Counter Count "session_moves_total" ["outcome"] "Sessions that were to go on at another streamer: moved, or why they stay (README, \"Moving sessions\").";
     SESSION_MOVE_SECONDS = Histogram Seconds "session_move_seconds" [] "From the order to move a session until the other streamer is in charge, the wait for its turn to log in included.";
+    RESUMES = Counter Count "resumes_total" ["outcome"] "Sessions whose client's connection broke: resumed (it came back and got what it missed), rebound (it came back and got its leg under a new session id), expired (it did not come back in time), overflow (more was missed than is kept), refused (somebody came with the id and another token).";
     SESSION_MESSAGES = Counter Count "session_messages_total" ["direction"] "WebSocket messages forwarded: up (from clients), down (to clients).";
     SESSION_BYTES = Counter Bytes "session_bytes_total" ["direction"] "WebSocket bytes forwarded, frame headers included.";
     SESSION_SECONDS = Histogram Seconds "session_seconds" [] "Life of client sockets.";

@@ -472,7 +472,8 @@ async fn one_who_never_reads_is_closed_with_1013() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_who_vanishes_without_a_word_is_offline_soon() {
-    let mut street = Street::start("[websocket]\nidle_timeout = \"4s\"\n").await;
+    let mut street =
+        Street::start("[websocket]\nidle_timeout = \"4s\"\nresume_grace = \"0s\"\n").await;
     let address = street.address;
     // Nobody reads these any more: pings are not answered, and no FIN comes.
     let mut vanished = Vec::new();

@@ -20,6 +20,7 @@ mod pool;
 mod quotas;
 mod rebalance;
 mod reload;
+mod resume;
 mod start;
 mod streamer_drain;
 mod tls;

@@ -54,6 +54,7 @@ fn expected(
         Some("ping") => ("ping", string("id"), None),
         Some("pong") => ("pong", None, None),
         Some("connect") => ("connect", None, None),
+        Some("disconnect") => ("disconnect", None, None),
         _ => ("other", None, None),
     })
 }
@@ -69,6 +70,7 @@ fn found<'r>(
         Ok(Request::Ping { id }) => ("ping", id.as_deref(), None),
         Ok(Request::Pong) => ("pong", None, None),
         Ok(Request::Connect) => ("connect", None, None),
+        Ok(Request::Disconnect) => ("disconnect", None, None),
         Ok(Request::Other) => ("other", None, None),
     })
 }

@@ -121,6 +121,7 @@ pub(crate) fn rules(narrow: bool, dice: &mut Dice) -> Rules {
     let n =
         |n: usize| NonZeroU32::new(u32::try_from(n).expect("small")).expect("limits are not zero");
     let timeouts = Timeouts {
+        resume: Duration::ZERO,
         connect: Duration::from_secs(10),
         idle: Duration::from_secs(*dice.pick(&[20, 50, 90])),
         stall: Duration::from_secs(*dice.pick(&[5, 20])),

@@ -445,8 +445,8 @@ impl World {
                     self.wire.tell(PING);
                 }
                 Action::Close(reason) | Action::End(reason) => closes = Some(reason),
-                Action::Fence { .. } | Action::Release | Action::Abandon(_) => {
-                    panic!("nothing moves here: {action:?}")
+                Action::Detach | Action::Fence { .. } | Action::Release | Action::Abandon(_) => {
+                    panic!("nothing moves or is kept here: {action:?}")
                 }
             }
         }

@@ -104,6 +104,17 @@ impl Client {
 
     /// Greets on an open socket.
     pub async fn greet(socket: Socket, framing: Framing) -> Self {
+        let connect = json!({"msg": "connect", "version": "1", "support": ["1"]});
+        Self::connect_as(socket, framing, &connect, None).await
+    }
+
+    /// Greets with this message, and sends another one behind it without waiting for the answer.
+    pub async fn connect_as(
+        socket: Socket,
+        framing: Framing,
+        connect: &Value,
+        behind: Option<&Value>,
+    ) -> Self {
         let mut client = Self {
             socket,
             framing,
@@ -111,9 +122,10 @@ impl Client {
             waiting: Vec::new(),
             calls: 0,
         };
-        client
-            .send(&json!({"msg": "connect", "version": "1", "support": ["1"]}))
-            .await;
+        client.send(connect).await;
+        if let Some(message) = behind {
+            client.send(message).await;
+        }
         let connected = client.message("connected").await;
         client.session = connected["session"].as_str().unwrap().to_owned();
         client

@@ -74,10 +74,7 @@ impl State {
             }
             Stop::Disconnect(reason) => self.session.close(reason, now),
             Stop::Full => self.session.close(Disconnect::Overload, now),
-            Stop::Broken => {
-                self.ends.client_done = true;
-                self.session.end(Disconnect::ClientGone);
-            }
+            Stop::Broken => self.session.end(Disconnect::ClientGone),
         }
     }
 
@@ -86,6 +83,11 @@ impl State {
             Action::Fence { shadow, number } => self.push_fence(shadow, number, now),
             Action::Release => self.own.get_or_insert_default().release = true,
             Action::Abandon(why) => self.abandon_move(why),
+            Action::Detach => {
+                if !self.try_detach(now) {
+                    self.session.close(Disconnect::ClientSilent, now);
+                }
+            }
             Action::PingClient => {
                 if self.down_pump.at_frame_boundary()
                     && let Ok(ping) = ControlFrame::ping(b"", None)
@@ -138,6 +140,9 @@ impl State {
     /// Pongs, messages of our own and the close frame, where the stream towards the client allows
     /// them.
     pub(super) fn write_own_frames(&mut self, now: Instant) {
+        if self.session.phase() == Phase::Detached {
+            return self.keep_missed();
+        }
         if !self.down_pump.at_frame_boundary() || self.ends.client_told {
             return;
         }
@@ -176,6 +181,8 @@ impl State {
             self.session.close(Disconnect::SlowConsumer, now);
         } else if self.down_backlog.push(texts, usize::MAX).is_err() {
             self.session.close(Disconnect::Overload, now);
+        } else {
+            self.note_own(texts);
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     proxy::{
         attach::masked_text_frame,
         inspect::{Effect, turn},
-        outlet::{Lane, Outlet, Target},
+        outlet::{Lane, Loss, Outlet, Target},
         registry::MoveRefused,
         transfer::{Departure, FromShadow, ShadowLeg, Transfer},
     },
@@ -212,6 +212,8 @@ impl State {
             later: None,
             lane: Lane::Now,
             cx,
+            copy: None,
+            loss: Loss::Fails,
             taken: 0,
         };
         let mut inspector = FromShadow::default();
@@ -252,6 +254,8 @@ impl State {
             later: None,
             lane: Lane::Now,
             cx,
+            copy: None,
+            loss: Loss::Fails,
             taken: 0,
         };
         if outlet.flush().is_err() {

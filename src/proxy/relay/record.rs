@@ -23,11 +23,16 @@ impl State {
             (Phase::Live, LoginState::Out) => (Standing::Anonymous, &meters.anonymous),
             (Phase::Live, LoginState::Under) => (Standing::LoggingIn, &meters.logging_in),
             (Phase::Live, LoginState::In) => (Standing::LoggedIn, &meters.logged_in),
+            (Phase::Detached, _) => (Standing::Detached, &meters.detached),
             (Phase::Orphaned | Phase::Closing(_) | Phase::Ended(_), _) => {
                 (Standing::Closing, &meters.closing)
             }
         };
         if standing != self.counted_as {
+            let lost = Phase::Ended(Disconnect::ClientGone);
+            if self.counted_as == Standing::Detached && self.session.phase() == lost {
+                meters.resume_expired.increment(1);
+            }
             self.counted_as = standing;
             self.counted = Counted::new(gauge);
             // The attachment tells whether it is still parked.
@@ -72,6 +77,9 @@ impl State {
             .closed(reason.label(), reason.by())
             .increment(1);
         let entry = self.registration.entry();
+        if let Some(name) = self.session.journal().and_then(|journal| journal.session()) {
+            self.registration.shared().detached.forget(&name, entry.id);
+        }
         let place = entry.place();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         info!(

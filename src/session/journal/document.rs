@@ -91,6 +91,15 @@ impl Journal {
         }
     }
 
+    /// The client has forgotten its documents.
+    pub fn forget_documents(&mut self) {
+        loop {
+            let first = self.document_records().next();
+            let Some((record, _)) = first else { return };
+            self.arena.remove(&record);
+        }
+    }
+
     /// The documents that the client has, at most [`MOST_DOCUMENTS`].
     pub fn documents(&self) -> impl Iterator<Item = DocumentView> {
         self.document_records().map(|(_, view)| view)

@@ -61,6 +61,10 @@ impl Journal {
         self.text(Kind::User)
     }
 
+    pub fn has_token(&self) -> bool {
+        self.identity().any(|record| record.head.is(Kind::Token))
+    }
+
     pub fn token(&self) -> Option<Secret<String>> {
         self.text(Kind::Token)
             .map(|token| Secret::new(token.into_owned()))
@@ -134,7 +138,7 @@ impl Journal {
                 }
                 None => Cow::Borrowed(body),
             };
-            arena.push(record.head, record.since, &body, self.bounds.bytes)?;
+            arena.push(record.head, record.since, &body, self.bounds.bytes())?;
         }
         Ok(arena)
     }

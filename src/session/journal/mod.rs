@@ -66,7 +66,7 @@ pub enum Presence {
 pub struct Journal {
     /// First session, user and token if known, then subscriptions and methods in the order of their beginning.
     arena: Arena,
-    bounds: Bounds,
+    bounds: Packed,
     subs: u32,
     pending_subs: u32,
     methods: u32,
@@ -74,6 +74,8 @@ pub struct Journal {
     /// Subscriptions have neither parameters nor names that [`Name`] does not know. Ends with the last of them.
     overflowed: bool,
     resumable: bool,
+    /// The client has said `disconnect`.
+    farewell: bool,
     /// Something happened that the journal cannot account for.
     odd: bool,
     /// `livechat:setUpConnection` was called.
@@ -81,15 +83,40 @@ pub struct Journal {
     presence: Option<Presence>,
 }
 
-// Every session has one.
-const _: () = assert!(size_of::<Journal>() <= 64);
+// Every session has one; eight bytes more would make what stands around it a size larger.
+const _: () = assert!(size_of::<Journal>() <= 56);
+
+/// [`Bounds`] as every journal keeps them; more than fits is the most that does.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    bytes: u32,
+    subs: u16,
+    methods: u16,
+}
+
+impl Packed {
+    fn bytes(self) -> usize {
+        self.bytes as usize
+    }
+}
+
+impl From<Bounds> for Packed {
+    fn from(bounds: Bounds) -> Self {
+        Self {
+            bytes: u32::try_from(bounds.bytes).unwrap_or(u32::MAX),
+            subs: u16::try_from(bounds.subs).unwrap_or(u16::MAX),
+            methods: u16::try_from(bounds.methods).unwrap_or(u16::MAX),
+        }
+    }
+}
 
 impl Journal {
     /// Allocates nothing.
     pub fn new(bounds: Bounds) -> Self {
         Self {
             arena: Arena::default(),
-            bounds,
+            bounds: bounds.into(),
+            farewell: false,
             subs: 0,
             pending_subs: 0,
             methods: 0,
@@ -105,6 +132,15 @@ impl Journal {
     /// The client's `connect` told how many messages it has received: it can resume.
     pub fn set_resumable(&mut self, yes: bool) {
         self.resumable = yes;
+    }
+
+    /// The client said `disconnect`: the end of its connection is meant.
+    pub fn set_farewell(&mut self) {
+        self.farewell = true;
+    }
+
+    pub fn farewell(&self) -> bool {
+        self.farewell
     }
 
     /// Something happened that is not accounted for: the session cannot be set up elsewhere as it is.
@@ -136,10 +172,10 @@ impl Journal {
         if self.find(Kind::Sub, id).is_some() {
             return Begun::Duplicate;
         }
-        if id.len() > LONGEST_ID || self.subs >= self.bounds.subs {
+        if id.len() > LONGEST_ID || self.subs >= u32::from(self.bounds.subs) {
             return Begun::Full;
         }
-        let bound = self.bounds.bytes;
+        let bound = self.bounds.bytes();
         let head = Head::new(Kind::Sub).with(Head::WAITING);
         let bare = entry::bare(id, Name::of(name));
         let mut whole = bare.clone();
@@ -209,7 +245,7 @@ impl Journal {
     /// Methods may share an id; answers to it are taken for these methods in the order of their beginning, which is
     /// the order in which a streamer answers.
     pub fn begin_method(&mut self, id: &str, name: &str, at: u32) -> Begun {
-        if id.len() > LONGEST_ID || self.methods >= self.bounds.methods {
+        if id.len() > LONGEST_ID || self.methods >= u32::from(self.bounds.methods) {
             return Begun::Full;
         }
         let head = Head::new(Kind::Method).with(Head::WAITING);
@@ -288,6 +324,18 @@ impl Journal {
             .records()
             .filter(|record| record.head.is(Kind::Sub))
             .filter_map(move |record| self.view(&record, &own_user))
+    }
+
+    /// The ids of the methods in flight, in the order of their beginning, and whether they have their `result`.
+    pub fn methods(&self) -> impl Iterator<Item = (Cow<'_, str>, bool)> {
+        self.arena
+            .records()
+            .filter(|record| record.head.is(Kind::Method))
+            .filter_map(|record| {
+                let mut body = self.arena.body(&record);
+                let id = unpack(take_id(&mut body)?, "");
+                Some((id, !record.head.has(Head::WAITING)))
+            })
     }
 
     /// Whether there is a subscription with this id.
@@ -405,7 +453,7 @@ impl Journal {
 
     /// Puts a record into the arena, if need be at the cost of parameters.
     fn insert(&mut self, at: usize, head: Head, since: u32, body: &[u8]) -> Result<(), NoRoom> {
-        let bound = self.bounds.bytes;
+        let bound = self.bounds.bytes();
         let inserted = self.arena.insert(at, head, since, body, bound);
         if inserted.is_ok() || self.overflowed || self.subs == 0 {
             return inserted;
@@ -428,7 +476,7 @@ impl Journal {
                 body.len()
             };
             let head = record.head.without(Head::SET);
-            let pushed = bare.push(head, record.since, &body[..kept], self.bounds.bytes);
+            let pushed = bare.push(head, record.since, &body[..kept], self.bounds.bytes());
             debug_assert_eq!(pushed, Ok(()), "what is left is smaller");
         }
         self.arena = bare;

@@ -40,7 +40,7 @@ impl Journal {
             return;
         };
         let head = main.head.with(Head::SET);
-        let replaced = self.arena.replace(&main, head, &body, self.bounds.bytes);
+        let replaced = self.arena.replace(&main, head, &body, self.bounds.bytes());
         if replaced.is_err() {
             self.overflow();
         }

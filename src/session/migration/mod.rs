@@ -157,6 +157,9 @@ impl Session {
     /// With the reason why it cannot be moved, at least now.
     pub fn begin_move(&mut self, now: Instant) -> Result<(), Unmovable> {
         let fence = self.millis(now);
+        if self.phase == Phase::Detached || self.is_returning() {
+            return Err(Unmovable::Resuming);
+        }
         let Some(book) = self.book.as_mut().filter(|_| self.phase == Phase::Live) else {
             return Err(Unmovable::NotLive);
         };

@@ -50,6 +50,7 @@ impl Stage {
         let many = NonZeroU32::new(1_000_000).unwrap();
         let rules = Rules {
             timeouts: Timeouts {
+                resume: Duration::ZERO,
                 connect: Duration::from_secs(10),
                 idle: Duration::from_secs(1_000),
                 stall: Duration::from_secs(20),

@@ -1,0 +1,584 @@
+//! A session through loss and return.
+
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::{Back, ReturnKind, Returned, Shown, missed::split};
+use crate::{
+    base::{
+        chunk::{Backlog, Budget},
+        secret::Secret,
+    },
+    ddp::{Connect, Framing},
+    session::{
+        Action, Asker, Disconnect, Effects, Note, Passage, Phase, QuotaRules, Quotas, Rules,
+        Session, Timeouts, Turn, Verdict, limits::Allowance,
+    },
+    ws::{FrameHeader, MAX_HEADER, OpCode},
+};
+
+const GRACE: Duration = Duration::from_secs(15);
+
+/// A session with its client and its streamer as plain lists of messages.
+struct World {
+    session: Session,
+    quotas: Quotas,
+    now: Instant,
+    budget: Arc<Budget>,
+    /// What went to the client and to the streamer since it was last looked at.
+    client: Vec<Value>,
+    streamer: Vec<Value>,
+}
+
+#[derive(Default)]
+struct Replies(Vec<String>);
+
+impl Effects for Replies {
+    fn reply(&mut self, message: String) {
+        self.0.push(message);
+    }
+
+    fn shadow(&mut self, _message: String) {}
+
+    fn note(&mut self, _note: Note) {}
+}
+
+fn rules() -> Arc<Rules> {
+    let n = |n| NonZeroU32::new(n).unwrap();
+    Arc::new(Rules {
+        timeouts: Timeouts {
+            connect: Duration::from_secs(10),
+            idle: Duration::from_secs(50),
+            stall: Duration::from_secs(20),
+            resume: GRACE,
+        },
+        allowance: Allowance {
+            messages_per_second: n(1_000),
+            messages_burst: n(1_000),
+            bytes_per_second: n(1_000_000),
+            bytes_burst: n(1_000_000),
+            abuse_after: Duration::from_secs(30),
+        },
+        quotas: QuotaRules::default(),
+    })
+}
+
+fn asker() -> Asker {
+    Asker {
+        connection: 1,
+        user: None,
+        client: 2,
+        address: None,
+    }
+}
+
+fn frame(text: &str) -> Vec<u8> {
+    let header = FrameHeader {
+        fin: true,
+        opcode: OpCode::Text,
+        mask: None,
+        len: text.len() as u64,
+    };
+    let mut head = [0; MAX_HEADER];
+    let length = header.encode(&mut head);
+    [&head[..length], text.as_bytes()].concat()
+}
+
+fn parse(json: &str) -> Value {
+    serde_json::from_str(json).unwrap()
+}
+
+impl World {
+    /// A client that is logged in, with two streams and the login services.
+    fn logged_in() -> Self {
+        let now = Instant::now();
+        let mut world = Self {
+            session: Session::new(Framing::Raw, rules(), now),
+            quotas: Quotas::new(1, now),
+            now,
+            budget: Arc::new(Budget::new(1 << 20)),
+            client: Vec::new(),
+            streamer: Vec::new(),
+        };
+        world
+            .session
+            .handle_connect(&Connect::fresh(), asker(), now);
+        world.session.handle_attached("old", now);
+        world.asks(
+            json!({"msg": "method", "id": "1", "method": "login", "params": [{"resume": "tok"}]}),
+        );
+        world.session.handle_login_turn();
+        world.says(json!({"msg": "result", "id": "1", "result": {"id": "ann", "token": "tok"}}));
+        world.says(json!({"msg": "updated", "methods": ["1"]}));
+        for (id, name, params) in [
+            (
+                "a",
+                "stream-room-messages",
+                json!(["GENERAL", {"useCollection": false, "args": []}]),
+            ),
+            ("b", "stream-notify-user", json!(["ann/message", false])),
+            ("s", "meteor.loginServiceConfiguration", json!([])),
+        ] {
+            world.subscribes(id, name, &params);
+            world.says(json!({"msg": "ready", "subs": [id]}));
+        }
+        let tail = Backlog::new(world.budget.clone());
+        world.session.keep_tail(tail);
+        world.client.clear();
+        world.streamer.clear();
+        world
+    }
+
+    fn subscribes(&mut self, id: &str, name: &str, params: &Value) {
+        self.asks(json!({"msg": "sub", "id": id, "name": name, "params": params}));
+    }
+
+    /// The client sends a message.
+    fn asks(&mut self, message: Value) {
+        self.feeds(vec![message.to_string()]);
+    }
+
+    fn feeds(&mut self, messages: Vec<String>) {
+        let mut replies = Replies::default();
+        let mut turn = Turn {
+            now: self.now,
+            quotas: &self.quotas,
+            effects: &mut replies,
+        };
+        let passage = self.session.handle_messages(messages, &mut turn).unwrap();
+        self.spoken();
+        let Passage { now, later, .. } = passage;
+        self.streamer
+            .extend(now.iter().chain(&later).map(|json| parse(json)));
+        self.replies(replies);
+    }
+
+    /// The streamer sends a message.
+    fn says(&mut self, message: Value) {
+        let text = message.to_string();
+        let mut replies = Replies::default();
+        let mut turn = Turn {
+            now: self.now,
+            quotas: &self.quotas,
+            effects: &mut replies,
+        };
+        let verdict = self
+            .session
+            .handle_streamer(text.as_bytes(), true, &mut turn);
+        let out = match verdict {
+            Verdict::Forward => vec![text],
+            Verdict::Assemble => {
+                let passage = self
+                    .session
+                    .handle_streamer_assembled(text.as_bytes(), &mut turn);
+                assert_eq!(passage.verdict, None);
+                passage.now
+            }
+            _ => Vec::new(),
+        };
+        for json in out {
+            self.session.handle_sent(json.as_bytes());
+            self.passes(&json);
+        }
+        self.replies(replies);
+    }
+
+    fn replies(&mut self, replies: Replies) {
+        for json in replies.0 {
+            self.session.handle_own_sent(&frame(&json));
+            self.passes(&json);
+        }
+        self.spoken();
+    }
+
+    fn spoken(&mut self) {
+        let spoken = self.session.take_spoken();
+        self.streamer
+            .extend(spoken.to_streamer.iter().map(|json| parse(json)));
+        for json in spoken.to_client {
+            self.session.handle_own_sent(&frame(&json));
+            self.passes(&json);
+        }
+    }
+
+    fn passes(&mut self, json: &str) {
+        let mut tail = self.session.lend_tail();
+        if let Some(tail) = &mut tail {
+            tail.record(&frame(json));
+        }
+        self.session.return_tail(tail);
+        if self.session.phase() == Phase::Live {
+            self.client.push(parse(json));
+        }
+    }
+
+    fn loses_client(&mut self) {
+        assert!(self.session.is_keepable());
+        let tail = Backlog::new(self.budget.clone());
+        self.session.detach(tail, self.now);
+        self.spoken();
+        self.client.clear();
+        self.streamer.clear();
+    }
+
+    fn returns(&mut self, received: Option<u64>) -> Returned {
+        let back = Back {
+            received,
+            fresh: "new",
+            asker: asker(),
+        };
+        let returned = self.session.handle_return(back, self.now);
+        self.client.push(parse(&returned.connected));
+        for missed in split(&returned.missed, Framing::Raw).unwrap() {
+            self.client.push(parse(&missed.json));
+        }
+        self.spoken();
+        returned
+    }
+
+    fn passes_time(&mut self, time: Duration) {
+        self.now += time;
+        self.session.handle_timeout(self.now);
+        self.spoken();
+    }
+
+    fn client(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.client)
+    }
+
+    fn streamer(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.streamer)
+    }
+}
+
+fn event(number: u32) -> Value {
+    json!({"msg": "changed", "collection": "stream-room-messages", "id": "id",
+           "fields": {"eventName": "GENERAL", "args": [number]}})
+}
+
+fn login(id: &str) -> Value {
+    json!({"msg": "method", "id": id, "method": "login", "params": [{"resume": "tok"}]})
+}
+
+fn method(id: &str) -> Value {
+    json!({"msg": "method", "id": id, "method": "sendMessage", "params": []})
+}
+
+fn result(id: &str) -> Value {
+    json!({"msg": "result", "id": id, "result": id})
+}
+
+fn updated(id: &str) -> Value {
+    json!({"msg": "updated", "methods": [id]})
+}
+
+#[test]
+fn messages_are_counted_as_meteors_client_counts_them() {
+    let mut world = World::logged_in();
+    // connected, result, updated, three times ready.
+    assert_eq!(world.session.sent(), 6);
+    world.says(json!({"msg": "ping"}));
+    world.says(json!({"msg": "pong", "id": "7"}));
+    assert_eq!(world.session.sent(), 6);
+    world.says(event(1));
+    world.says(json!({"msg": "added", "collection": "users", "id": "ann"}));
+    assert_eq!(world.session.sent(), 8);
+    // An answer of the gateway's own.
+    world.asks(json!({"msg": "unsub", "id": "unknown"}));
+    assert_eq!(world.session.sent(), 9);
+}
+
+#[test]
+fn a_client_that_counts_gets_what_it_missed_and_nothing_twice() {
+    let mut world = World::logged_in();
+    world.asks(method("2"));
+    world.asks(method("3"));
+    world.says(event(1));
+    let received = u64::from(world.session.sent());
+    // Into a socket that is dead already.
+    world.says(event(2));
+    world.says(result("2"));
+    world.says(updated("2"));
+    world.loses_client();
+    world.says(event(3));
+    let returned = world.returns(Some(received));
+    assert_eq!(returned.kind, ReturnKind::Resumed);
+    assert_eq!(
+        world.client(),
+        [
+            json!({"msg": "connected", "session": "old"}),
+            event(2),
+            event(3)
+        ]
+    );
+    assert_eq!(u64::from(world.session.sent()), received + 3);
+    // The client's first block: its login, and its subscriptions.
+    world.asks(login("4"));
+    let answers = world.client();
+    assert_eq!(answers[0]["result"]["id"], "ann");
+    assert_eq!(answers[0]["result"]["token"], "tok");
+    assert_eq!(answers[1], updated("4"));
+    world.subscribes(
+        "a",
+        "stream-room-messages",
+        &json!(["GENERAL", {"useCollection": false, "args": []}]),
+    );
+    world.subscribes("s", "meteor.loginServiceConfiguration", &json!([]));
+    assert_eq!(world.client(), [] as [Value; 0]);
+    // Then the methods without a result.
+    world.asks(method("2"));
+    assert_eq!(world.client(), [result("2"), updated("2")]);
+    world.asks(method("3"));
+    world.asks(method("5"));
+    assert_eq!(world.client(), [] as [Value; 0]);
+    assert_eq!(world.streamer(), [method("5")], "no method runs twice");
+    world.says(result("3"));
+    world.says(updated("3"));
+    assert_eq!(world.client(), [result("3"), updated("3")]);
+    assert_eq!(u64::from(world.session.sent()), received + 3 + 6);
+}
+
+#[test]
+fn an_answer_waits_until_the_client_asks_again() {
+    for received in [true, false] {
+        let mut world = World::logged_in();
+        world.asks(method("2"));
+        let count = u64::from(world.session.sent());
+        world.loses_client();
+        world.returns(received.then_some(count));
+        world.client();
+        // Meteor's client drops the result of a method that it has not sent again.
+        world.says(result("2"));
+        world.says(updated("2"));
+        assert_eq!(world.client(), [] as [Value; 0]);
+        world.asks(method("2"));
+        assert_eq!(world.client(), [result("2"), updated("2")]);
+        assert!(!world.streamer().contains(&method("2")));
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_asks_for_again_comes_in_the_end_where_the_session_is_the_same() {
+    let mut world = World::logged_in();
+    world.asks(method("2"));
+    let count = u64::from(world.session.sent());
+    world.loses_client();
+    world.says(result("2"));
+    world.says(updated("2"));
+    world.returns(Some(count));
+    assert_eq!(world.client().len(), 1);
+    world.passes_time(Duration::from_secs(6));
+    assert_eq!(world.client(), [result("2"), updated("2")]);
+    assert!(!world.session.is_returning());
+}
+
+#[test]
+fn a_subscription_that_ended_meanwhile_is_not_begun_again() {
+    let mut world = World::logged_in();
+    let count = u64::from(world.session.sent());
+    let nosub = json!({"msg": "nosub", "id": "b", "error": {"error": "not-allowed"}});
+    world.says(nosub.clone());
+    world.loses_client();
+    world.returns(Some(count));
+    assert_eq!(world.client().pop(), Some(nosub));
+    world.subscribes("b", "stream-notify-user", &json!(["ann/message", false]));
+    assert_eq!(world.streamer(), [] as [Value; 0]);
+}
+
+#[test]
+fn a_client_that_does_not_count_keeps_its_leg_under_a_new_name() {
+    let mut world = World::logged_in();
+    world.loses_client();
+    world.says(event(1));
+    let returned = world.returns(None);
+    assert_eq!(returned.kind, ReturnKind::Rebound);
+    assert_eq!(
+        world.client(),
+        [json!({"msg": "connected", "session": "new"})]
+    );
+    assert_eq!(world.session.sent(), 1);
+    let journal = world.session.journal().unwrap();
+    assert_eq!(journal.session().as_deref(), Some("new"));
+    assert_eq!(journal.upstream().as_deref(), Some("old"));
+    // Documents are sent only at the beginning of a subscription, and the client forgets its own.
+    assert_eq!(world.streamer(), [json!({"msg": "unsub", "id": "s"})]);
+    // The user's document comes with the login: it goes to the streamer.
+    world.asks(login("2"));
+    world.session.handle_login_turn();
+    world.subscribes(
+        "a",
+        "stream-room-messages",
+        &json!(["GENERAL", {"useCollection": false, "args": []}]),
+    );
+    assert_eq!(world.client(), [json!({"msg": "ready", "subs": ["a"]})]);
+    let services =
+        json!({"msg": "sub", "id": "s", "name": "meteor.loginServiceConfiguration", "params": []});
+    world.asks(services.clone());
+    world.says(json!({"msg": "nosub", "id": "s"}));
+    assert_eq!(
+        world.client(),
+        [] as [Value; 0],
+        "the answer to the gateway's own unsub"
+    );
+    assert_eq!(world.streamer(), [login("2"), services]);
+    world.says(json!({"msg": "ready", "subs": ["s"]}));
+    assert_eq!(world.client(), [json!({"msg": "ready", "subs": ["s"]})]);
+    // `b` was not named again.
+    world.passes_time(Duration::from_secs(6));
+    assert_eq!(world.streamer(), [json!({"msg": "unsub", "id": "b"})]);
+    world.says(json!({"msg": "nosub", "id": "b"}));
+    assert_eq!(world.client(), [] as [Value; 0]);
+    assert_eq!(world.session.journal().unwrap().sub_count(), 2);
+}
+
+#[test]
+fn what_was_missed_beyond_the_bound_makes_an_honest_new_session() {
+    let mut world = World::logged_in();
+    let received = u64::from(world.session.sent()) - 1;
+    world.loses_client();
+    assert_eq!(world.returns(Some(received)).kind, ReturnKind::Rebound);
+}
+
+#[test]
+fn a_second_loss_before_anything_arrived_is_no_other() {
+    let mut world = World::logged_in();
+    let received = u64::from(world.session.sent());
+    world.says(event(1));
+    world.loses_client();
+    for round in 2..5 {
+        world.says(event(round));
+        let returned = world.returns(Some(received));
+        assert_eq!(returned.kind, ReturnKind::Resumed);
+        let mut expected = vec![json!({"msg": "connected", "session": "old"})];
+        expected.extend((1..=round).map(event));
+        assert_eq!(world.client(), expected);
+        assert_eq!(
+            u64::from(world.session.sent()),
+            received + 1 + u64::from(round)
+        );
+        world.loses_client();
+    }
+}
+
+#[test]
+fn nothing_is_released_without_the_token() {
+    let world = World::logged_in();
+    let token = |text: &str| Secret::new(text.to_owned());
+    assert!(world.session.is_proven("old", &token("tok")));
+    for (name, text) in [
+        ("old", "to"),
+        ("old", "tok2"),
+        ("old", "tik"),
+        ("new", "tok"),
+        ("", ""),
+    ] {
+        assert!(
+            !world.session.is_proven(name, &token(text)),
+            "{name} {text}"
+        );
+    }
+}
+
+#[test]
+fn a_claim_is_shown_by_the_first_request() {
+    for (messages, shown) in [
+        (
+            vec![json!({"msg": "ping"}), login("1"), method("2")],
+            Shown::Token(Secret::new("tok".to_owned())),
+        ),
+        (vec![method("2"), login("1")], Shown::Other),
+        (vec![json!({"msg": "ping"})], Shown::Nothing),
+        (vec![json!({"msg": "ping"}); 20], Shown::Other),
+        (
+            vec![json!({"msg": "method", "id": "1", "method": "login", "params": [{"user": {}}]})],
+            Shown::Other,
+        ),
+    ] {
+        let mut world = World::logged_in();
+        world.session.begin_proof();
+        for message in &messages {
+            world.asks(message.clone());
+        }
+        assert_eq!(world.session.shown(), Some(&shown), "{messages:?}");
+        assert_eq!(world.session.reads_client(), shown == Shown::Nothing);
+        assert!(world.streamer().is_empty() && world.client().is_empty());
+        let waited: Vec<Value> = world
+            .session
+            .end_proof()
+            .iter()
+            .map(|json| parse(json))
+            .collect();
+        assert_eq!(waited, messages);
+        assert_eq!(world.session.shown(), None);
+    }
+}
+
+#[test]
+fn who_says_goodbye_or_has_no_user_is_not_kept() {
+    let mut world = World::logged_in();
+    assert!(world.session.is_keepable());
+    world.asks(json!({"msg": "disconnect"}));
+    assert!(!world.session.is_keepable());
+
+    let mut world = World::logged_in();
+    world.asks(json!({"msg": "method", "id": "9", "method": "logout", "params": []}));
+    world.says(result("9"));
+    assert!(!world.session.is_keepable());
+
+    let mut world = World::logged_in();
+    world.asks(login("9"));
+    assert!(!world.session.is_keepable(), "a login is under way");
+
+    let mut world = World::logged_in();
+    let mut off = *rules();
+    off.timeouts.resume = Duration::ZERO;
+    world.session.handle_rules(Arc::new(off));
+    assert!(!world.session.is_keepable());
+}
+
+#[test]
+fn the_grace_period_ends() {
+    let mut world = World::logged_in();
+    world.loses_client();
+    assert_eq!(world.session.phase(), Phase::Detached);
+    world.says(json!({"msg": "ping", "id": "x"}));
+    assert_eq!(world.streamer(), [json!({"msg": "pong", "id": "x"})]);
+    world.passes_time(GRACE - Duration::from_secs(1));
+    assert_eq!(world.session.phase(), Phase::Detached);
+    world.passes_time(Duration::from_secs(1));
+    assert_eq!(world.session.phase(), Phase::Ended(Disconnect::ClientGone));
+}
+
+#[test]
+fn orders_and_a_lost_leg_end_it_at_once() {
+    let mut world = World::logged_in();
+    world.loses_client();
+    let now = world.now;
+    world.session.handle_order(Disconnect::Drain, GRACE, now);
+    assert_eq!(world.session.phase(), Phase::Closing(Disconnect::Drain));
+    let mut world = World::logged_in();
+    world.loses_client();
+    world.session.handle_leg_lost(GRACE, world.now);
+    assert_eq!(
+        world.session.phase(),
+        Phase::Ended(Disconnect::StreamerLost)
+    );
+}
+
+#[test]
+fn a_silent_client_is_one_that_is_lost() {
+    let mut world = World::logged_in();
+    let mut actions = Vec::new();
+    for _ in 0..60 {
+        world.now += Duration::from_secs(1);
+        world.session.handle_streamer_input(world.now);
+        world.session.handle_timeout(world.now);
+        actions.extend(std::iter::from_fn(|| world.session.poll_action()));
+    }
+    assert_eq!(actions, [Action::PingClient, Action::Detach]);
+}
