@@ -49,6 +49,7 @@ use super::{
     journal::{Journal, Name},
     machine::{Phase, Timer},
 };
+use crate::ddp::login;
 
 /// The method by which the livechat widget names its visitor to the streamer.
 pub(super) const LIVECHAT_SET_UP: &str = "livechat:setUpConnection";
@@ -455,6 +456,10 @@ fn check(journal: &Journal) -> Result<(), Unmovable> {
     }
     if journal.odd() {
         return Err(Unmovable::Odd);
+    }
+    // Its token is about to end, and the streamer closes the leg behind the answer.
+    if journal.has_method(|name| name.label() == login::LOGOUT) {
+        return Err(Unmovable::NotLive);
     }
     if journal.has_method(|name| name.label().starts_with("stream-")) {
         return Err(Unmovable::Writing);

@@ -52,7 +52,8 @@ impl Overlap {
         // subscribed then, and neither was the client.
         let mut index = 0;
         self.ahead.retain(|ahead| {
-            let gone = index == at || index < at && ahead.print.topic == print.topic;
+            let passed_over = index < at && ahead.print.topic == print.topic;
+            let gone = index == at || passed_over && !print.unordered;
             index += 1;
             if gone {
                 self.ahead_bytes -= ahead.json.len();

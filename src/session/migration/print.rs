@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::Value;
 
+use super::WATCH;
 use crate::ddp::published::Event;
 
 /// By what an event is known.
@@ -13,6 +14,8 @@ pub(super) struct Print {
     pub(super) topic: u64,
     /// Of all that streamers of one version write alike.
     pub(super) content: u64,
+    /// Events of one topic come in one order everywhere, but for the presence of several users.
+    pub(super) unordered: bool,
 }
 
 impl Print {
@@ -21,6 +24,7 @@ impl Print {
         Self {
             topic: topic(&event.collection, &event.name),
             content: content(event).unwrap_or_else(|| hash(&json)),
+            unordered: event.collection == WATCH,
         }
     }
 }
@@ -29,7 +33,7 @@ impl Print {
 pub(super) fn topic(stream: &str, event: &str) -> u64 {
     // Presence is one subscription whatever it is called; its events carry no name.
     match stream {
-        "stream-user-presence" => hash(&stream),
+        WATCH => hash(&stream),
         _ => hash(&(stream, event)),
     }
 }

@@ -40,6 +40,7 @@ pub(crate) struct Client {
 
 #[derive(Debug)]
 struct Call {
+    leaves: bool,
     writes: bool,
     result: bool,
 }
@@ -97,6 +98,11 @@ impl Client {
         self.calls.len()
     }
 
+    /// It is logging out.
+    pub(crate) fn leaves(&self) -> bool {
+        self.calls.values().any(|call| call.leaves)
+    }
+
     /// A write to a stream has no answer.
     pub(crate) fn writes(&self) -> bool {
         self.calls.values().any(|call| call.writes)
@@ -120,6 +126,7 @@ impl Client {
         let tag = self.tag();
         let id = format!("{tag}");
         let call = Call {
+            leaves: name == "logout",
             writes: name.starts_with("stream-"),
             result: false,
         };
@@ -142,6 +149,7 @@ impl Client {
         let pad = "x".repeat(70_000);
         let tag = self.tag();
         let call = Call {
+            leaves: false,
             writes: false,
             result: false,
         };
