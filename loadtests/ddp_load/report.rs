@@ -141,8 +141,14 @@ fn point(point: &Point) -> Value {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let record = &self.record;
-        let Scenario { name, users, .. } = &self.scenario;
-        writeln!(f, "{name}: {users} users, {}", self.target)?;
+        let Scenario {
+            name, users, http, ..
+        } = &self.scenario;
+        let load = match http {
+            Some(http) => format!("{} connections", http.connections),
+            None => format!("{users} users"),
+        };
+        writeln!(f, "{name}: {load}, {}", self.target)?;
         let mut end = Duration::ZERO;
         let phases: Vec<String> = record
             .phases

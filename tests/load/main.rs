@@ -181,7 +181,9 @@ fn everybody_who_is_cut_off_comes_back() {
 
 #[test]
 fn gets_are_sent_at_their_rate() {
-    let report = Run::of("run http --embedded --duration 1s").passed();
+    let run = Run::of("run http --embedded --duration 1s");
+    let report = run.passed();
+    assert!(run.table().starts_with("http: 32 connections, http://"));
     assert_eq!(count(&report, "request"), 500);
     assert!(report["counts"]["response_bytes"].as_u64().unwrap() > 100_000);
 }
