@@ -153,7 +153,8 @@ impl Names {
             held == 0 || held >> 32 == value >> 32
         };
         let slot = bucket.iter().find(is_free);
-        let slot = slot.unwrap_or(&bucket[value as usize % BUCKET]);
+        let any = usize::from(value.to_le_bytes()[0]) % BUCKET;
+        let slot = slot.unwrap_or_else(|| &bucket[any]);
         slot.store(value, Ordering::Relaxed);
     }
 

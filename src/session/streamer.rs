@@ -255,6 +255,7 @@ impl Session {
                 Updated::Unknown => believe(journal),
             },
         };
+        self.catch_up(turn);
         self.consider_switch(turn.now);
         if asked {
             return Verdict::Forward;

@@ -109,17 +109,15 @@ impl Session {
         let overlap = match &mut moving.stage {
             Stage::Shadowing(shadowing) => {
                 if let Some(hold) = &mut shadowing.hold {
-                    // It will run on the new leg, which then does not echo it.
                     hold.methods += 1;
-                    return;
-                }
-                if let (Some(presence), "UserPresence:online" | "UserPresence:away") =
+                } else if let (Some(presence), "UserPresence:online" | "UserPresence:away") =
                     (journal.presence(), method)
                 {
                     turn.effects
                         .shadow(shadowing.shadow.call_presence(presence));
                     shadowing.level = 0;
                 }
+                // Also what is held: it may still run on the old leg.
                 &mut shadowing.overlap
             }
             Stage::Reaching(overlap) => overlap,
@@ -168,6 +166,41 @@ impl Session {
                 }
             }
             None => self.abandon(Aborted::TooMuch),
+        }
+    }
+
+    /// The old leg has answered something: if that had been held, the new one learns of it now.
+    pub(in crate::session) fn catch_up<E: Effects>(&mut self, turn: &mut Turn<'_, E>) {
+        let Some((moving, journal)) = self.migration_mut() else {
+            return;
+        };
+        let Stage::Shadowing(shadowing) = &mut moving.stage else {
+            return;
+        };
+        if !shadowing.catches_up || shadowing.hold.is_some() {
+            return;
+        }
+        shadowing.catches_up = journal.unanswered_methods() > 0 || journal.pending_subs() > 0;
+        let mut messages = Vec::new();
+        for view in journal.subs() {
+            let told = view.ending || view.name.label() == WATCH;
+            if !told
+                && !shadowing.shadow.has_sub(&view.id)
+                && let Some(json) = shadow::sub(&view)
+            {
+                messages.extend(shadowing.shadow.begin_sub(&view.id, json));
+            }
+        }
+        if let Some(presence) = journal.presence()
+            && shadowing.shadow.presence() != Some(presence)
+        {
+            messages.push(shadowing.shadow.call_presence(presence));
+        }
+        if !messages.is_empty() {
+            moving.release_due |= shadowing.start_over();
+        }
+        for message in messages {
+            turn.effects.shadow(message);
         }
     }
 

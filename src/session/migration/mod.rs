@@ -94,12 +94,16 @@ struct Shadowing {
     level: u8,
     level_since: Instant,
     hold: Option<Hold>,
+    /// Something was held that went on to the old leg, and the new one was not told of it.
+    catches_up: bool,
 }
 
 impl Shadowing {
-    /// The legs are not level, or the hold was in vain. Whether something was held.
+    /// The legs are not level, or the hold was in vain. Whether something was held: that goes on to
+    /// the old leg, and what of it the new one has to know is told to it as it is answered.
     fn start_over(&mut self) -> bool {
         self.level = 0;
+        self.catches_up |= self.hold.is_some();
         self.hold.take().is_some()
     }
 }

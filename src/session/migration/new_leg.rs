@@ -68,6 +68,7 @@ impl Session {
             level: 0,
             level_since: now,
             hold: None,
+            catches_up: false,
         }));
         if lost || busy {
             let why = match lost {

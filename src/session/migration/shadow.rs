@@ -18,6 +18,7 @@ pub(super) struct Shadow {
     /// Presence calls that were sent, and how many of them are answered.
     presence_sent: u32,
     presence_answered: u32,
+    presence: Option<Presence>,
     /// Changes of the presence subscription that were sent.
     changes: u32,
     subs: BTreeMap<String, Sub>,
@@ -84,6 +85,7 @@ impl Shadow {
     /// The message that repeats what the client last said about its user.
     pub(super) fn call_presence(&mut self, presence: Presence) -> String {
         self.presence_sent += 1;
+        self.presence = Some(presence);
         let name = match presence {
             Presence::Online => "UserPresence:online",
             Presence::Away => "UserPresence:away",
@@ -240,6 +242,11 @@ impl Shadow {
     /// Whether everything that was asked is answered.
     pub(super) fn is_settled(&self) -> bool {
         !self.logging_in && self.presence_sent == self.presence_answered && self.unsettled == 0
+    }
+
+    /// What the new leg was last told about the user.
+    pub(super) fn presence(&self) -> Option<Presence> {
+        self.presence
     }
 
     pub(super) fn is_logging_in(&self) -> bool {

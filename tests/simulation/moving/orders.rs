@@ -1,6 +1,6 @@
 //! Orders to move, what goes wrong on the way, and the switch.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ddp_gateway::session::{
     Disconnect, LoginState, Phase,
@@ -114,7 +114,7 @@ impl World {
         };
         let dial = self.plan.dice.time(Duration::from_millis(60));
         if fault != Some(Fault::DialHangs) {
-            self.at(pace + dial, Event::Dialled);
+            self.at(pace + dial, Event::Dialled(self.now));
         }
         let Some(fault) = fault else { return };
         let longest = *self.plan.dice.pick(&[200, 1_000, 3_000]);
@@ -141,10 +141,13 @@ impl World {
         }
     }
 
-    pub(crate) fn dialled(&mut self) {
+    pub(crate) fn dialled(&mut self, began: Instant) {
         let Some(moving) = &mut self.moving else {
             return;
         };
+        if moving.began != began {
+            return;
+        }
         moving.reached = Some(self.now);
         let fault = moving.fault;
         if fault == Some(Fault::DialFails) {

@@ -94,7 +94,8 @@ pub(crate) enum Event {
     Document(usize, usize),
     LoginTurn,
     Move,
-    Dialled,
+    /// The dial of the move that began then.
+    Dialled(Instant),
     Fault(Fault, usize),
     Switch,
     Stop,
@@ -243,7 +244,7 @@ impl World {
             Event::Document(streamer, change) => self.changes(streamer, change),
             Event::LoginTurn => self.login_turn(),
             Event::Move => self.moves(),
-            Event::Dialled => self.dialled(),
+            Event::Dialled(began) => self.dialled(began),
             Event::Fault(fault, number) => self.fails(fault, number),
             Event::Switch => self.switches(),
             Event::Stop => self.stopping = true,
