@@ -131,6 +131,12 @@ impl World {
             if leg.watches_since(uid, publication.there[leg.streamer]) != Some(since) {
                 return 0;
             }
+            // The new leg does not serve it: it is over with the switch, whatever was on its way.
+            let refused =
+                |instance: &Instance| instance.refused && instance.stream == "stream-user-presence";
+            if self.client.instances.iter().any(refused) {
+                return 0;
+            }
             let ends = self.client.unwatched.iter().any(|(who, asked)| {
                 let them = who.as_ref().is_none_or(|who| who == uid);
                 them && *asked >= since && *asked <= there
