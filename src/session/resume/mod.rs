@@ -1,8 +1,8 @@
 //! The client's end breaks and comes back: its leg is kept, and so is what it missed.
 //!
-//! - [`tail`]: a copy of what the client may not have, trimmed by pongs.
-//! - [`proof`]: who claims a session shows its token before anything of it is released.
-//! - [`returning`]: what a client that is back repeats is answered from memory.
+//! - `tail`: a copy of what the client may not have, trimmed by pongs.
+//! - `proof`: who claims a session shows its token before anything of it is released.
+//! - `returning`: what a client that is back repeats is answered from memory.
 //!
 //! Meteor's client from 3.5 on counts the messages of its session and says the number when it comes
 //! back (`meteor/meteor` PR #14051, `packages/ddp-client`): it gets the same session again and the

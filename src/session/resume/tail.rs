@@ -67,7 +67,7 @@ impl Tail {
     }
 
     /// Frames, or parts of them, went to the client. What is over a bound is not kept, and nothing
-    /// after it until [`Tail::settle`].
+    /// after it until `settle`.
     pub fn record(&mut self, frames: &[u8]) {
         if !self.broken && self.bytes.push(frames, TAIL_BYTES).is_err() {
             self.break_off();
