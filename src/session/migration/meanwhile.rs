@@ -148,6 +148,10 @@ impl Session {
             hold.subs += 1;
             return;
         }
+        // Those that came before are told before.
+        if shadowing.catches_up {
+            return self.catch_up(turn);
+        }
         // Whether it stands for itself or changes another one is up to the old leg.
         if name == WATCH {
             return;
@@ -182,14 +186,19 @@ impl Session {
         }
         shadowing.catches_up = journal.unanswered_methods() > 0 || journal.pending_subs() > 0;
         let mut messages = Vec::new();
+        let mut unfit = false;
         for view in journal.subs() {
             let told = view.ending || view.name.label() == WATCH;
-            if !told
-                && !shadowing.shadow.has_sub(&view.id)
-                && let Some(json) = shadow::sub(&view)
-            {
-                messages.extend(shadowing.shadow.begin_sub(&view.id, json));
+            if told || shadowing.shadow.has_sub(&view.id) {
+                continue;
             }
+            match shadow::sub(&view).filter(|_| is_known(view.name)) {
+                Some(json) => messages.extend(shadowing.shadow.begin_sub(&view.id, json)),
+                None => unfit = true,
+            }
+        }
+        if unfit {
+            return self.abandon(Aborted::TooMuch);
         }
         if let Some(presence) = journal.presence()
             && shadowing.shadow.presence() != Some(presence)
