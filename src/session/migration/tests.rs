@@ -257,8 +257,8 @@ fn the_client_notices_nothing() {
     assert!(!stage.session.wants_switch(), "not fenced");
     assert_eq!(stage.answer_fences(), []);
     assert_eq!(
-        stage.streamer(&event("r/x", "late")),
-        [event("r/x", "late")]
+        stage.streamer(&event("r/y", "late")),
+        [event("r/y", "late")]
     );
     assert_eq!(stage.switch(), [event("r/x", "5")]);
     assert!(matches!(
@@ -266,10 +266,10 @@ fn the_client_notices_nothing() {
         [Note::Login { .. }, Note::Moved { .. }]
     ));
     // What the old leg had brought comes once more, and then what is new.
-    assert!(stage.streamer(&event("r/x", "late")).is_empty());
+    assert!(stage.streamer(&event("r/y", "late")).is_empty());
     assert_eq!(
-        stage.streamer(&event("r/x", "late")),
-        [event("r/x", "late")]
+        stage.streamer(&event("r/y", "late")),
+        [event("r/y", "late")]
     );
     assert_eq!(
         stage.client(&method.replace("\"3\"", "\"4\"")),
