@@ -45,17 +45,15 @@ impl Overlap {
     /// The old leg brought an event, which the client gets.
     pub(super) fn old_brought(&mut self, print: Print) -> Result<(), Full> {
         let same = |ahead: &Ahead| ahead.print == print;
-        let at = self.ahead.iter().position(same);
-        if at.is_none() {
-            self.owed.add(print.content)?;
-        }
+        let Some(at) = self.ahead.iter().position(same) else {
+            return self.owed.add(print.content);
+        };
         // What the old leg has passed over on this topic it will not bring any more: it was not
         // subscribed then, and neither was the client.
         let mut index = 0;
         self.ahead.retain(|ahead| {
-            let before = at.is_none_or(|at| index < at);
-            let passed_over = before && ahead.print.topic == print.topic;
-            let gone = at == Some(index) || passed_over && !print.unordered;
+            let passed_over = index < at && ahead.print.topic == print.topic;
+            let gone = index == at || passed_over && !print.unordered;
             index += 1;
             if gone {
                 self.ahead_bytes -= ahead.json.len();
