@@ -140,7 +140,11 @@ impl Driver {
         let now = Instant::now();
         if self.apply_at.is_some_and(|at| at <= now) {
             self.apply_at = None;
-            if self.pool.apply(&self.discovery.endpoints().0, now) {
+            let endpoints = self.discovery.endpoints().clone();
+            for id in self.announced() {
+                self.pool.announce_leave(&id, now);
+            }
+            if self.pool.apply(&endpoints.0, now) {
                 let view = self.pool.view();
                 self.kept.retain(|id, _| view.find(id).is_some());
             }
@@ -157,6 +161,20 @@ impl Driver {
             });
             self.probes.spawn(send(probe, kept));
         }
+    }
+
+    /// The streamers in rotation that somebody who knows says will end.
+    fn announced(&self) -> Vec<StreamerId> {
+        let leaving = self.discovery.leaving();
+        if leaving.is_empty() {
+            return Vec::new();
+        }
+        let view = self.pool.view();
+        let known = view.entries.iter().chain(&view.leaving);
+        known
+            .filter(|entry| leaving.contains(&entry.streamer.addr))
+            .map(|entry| entry.streamer.id.clone())
+            .collect()
     }
 
     fn done(&mut self, done: Result<Done, JoinError>) {

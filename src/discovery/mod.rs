@@ -6,7 +6,11 @@
 
 mod dns;
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use futures_util::future::select_all;
 use tokio::{sync::watch, task::JoinSet};
@@ -47,6 +51,9 @@ impl Endpoints {
 pub struct Announcement {
     /// The last set that was not empty.
     pub endpoints: Endpoints,
+    /// Streamers of which this source knows that they are about to end, listed or not: it says so
+    /// until they are back or forgotten.
+    pub leaving: BTreeSet<StreamerAddr>,
     pub status: Status,
 }
 
@@ -106,6 +113,7 @@ pub struct Discovery {
     running: Vec<Running>,
     /// What was applied last.
     current: Endpoints,
+    leaving: BTreeSet<StreamerAddr>,
 }
 
 #[derive(Debug)]
@@ -122,6 +130,7 @@ impl Discovery {
         Self {
             running: sources.into_iter().map(Running::start).collect(),
             current: Endpoints::default(),
+            leaving: BTreeSet::new(),
         }
     }
 
@@ -155,22 +164,38 @@ impl Discovery {
     }
 
     /// The merged set of all sources; what was known before is part of it while a source has not
-    /// answered yet. May be empty, which says that nobody knows anything.
+    /// answered yet. Who is about to end, as any source knows, is not in it. May be empty, which
+    /// says that nobody knows anything.
     pub fn endpoints(&mut self) -> &Endpoints {
         let mut merged = Endpoints::default();
+        let mut leaving = BTreeSet::new();
         let mut pending = false;
         for running in &mut self.running {
             let announcement = running.announced.borrow_and_update();
             pending |= announcement.status == Status::Pending;
             merged.complete(&announcement.endpoints);
+            leaving.extend(&announcement.leaving);
         }
         if pending {
             merged.complete(&self.current);
         }
-        if !merged.0.is_empty() {
-            self.current = merged;
+        let mut staying = merged.clone();
+        staying.0.retain(|_, addr| !leaving.contains(addr));
+        if staying.0.is_empty() {
+            // If all are to end, either nobody is left to take their sessions, or somebody lies.
+            staying = merged;
+            leaving.clear();
+        }
+        self.leaving = leaving;
+        if !staying.0.is_empty() {
+            self.current = staying;
         }
         &self.current
+    }
+
+    /// Who is about to end, as of the last [`Self::endpoints`]. Never all that are known.
+    pub fn leaving(&self) -> &BTreeSet<StreamerAddr> {
+        &self.leaving
     }
 }
 
@@ -182,6 +207,7 @@ impl Running {
             Source::Fixed(endpoints) => {
                 announce.send_replace(Announcement {
                     endpoints: endpoints.clone(),
+                    leaving: BTreeSet::new(),
                     status: Status::Fresh,
                 });
             }
@@ -243,6 +269,7 @@ impl Board {
                 }
                 let next = Announcement {
                     endpoints,
+                    leaving: BTreeSet::new(),
                     status: Status::Fresh,
                 };
                 let changed = *current != next;
@@ -271,7 +298,7 @@ const RETRY_MOST: Duration = Duration::from_secs(2);
 mod tests {
     use std::net::SocketAddr;
 
-    use tokio::sync::watch;
+    use tokio::{sync::watch, task::JoinSet};
 
     use super::{Announcement, Board, Discovery, Endpoints, Source, SourceError, Status};
 
@@ -310,6 +337,32 @@ mod tests {
         merged.complete(&endpoints(&[1, 2]));
         let ids: Vec<_> = merged.0.keys().map(|id| id.as_str()).collect();
         assert_eq!(ids, ["127.0.0.1:2", "pod"]);
+    }
+
+    #[test]
+    fn who_is_about_to_end_is_in_no_set_unless_nobody_else_is() {
+        let (announce, announced) = watch::channel(Announcement::default());
+        let mut discovery = Discovery::start(vec![Source::Fixed(endpoints(&[1, 2]))]);
+        discovery.running.push(super::Running {
+            source: Source::Fixed(Endpoints::default()),
+            announced,
+            _task: JoinSet::new(),
+        });
+        let says = |leaving: &[u16]| {
+            announce.send_replace(Announcement {
+                endpoints: Endpoints::default(),
+                leaving: endpoints(leaving).0.into_values().collect(),
+                status: Status::Fresh,
+            });
+        };
+        says(&[1]);
+        assert_eq!(discovery.endpoints(), &endpoints(&[2]));
+        assert_eq!(discovery.leaving().len(), 1);
+        says(&[1, 2]);
+        assert_eq!(discovery.endpoints(), &endpoints(&[1, 2]));
+        assert!(discovery.leaving().is_empty());
+        says(&[]);
+        assert_eq!(discovery.endpoints(), &endpoints(&[1, 2]));
     }
 
     #[tokio::test]
