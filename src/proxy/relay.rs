@@ -484,6 +484,11 @@ impl State {
         let Stage::Queueing(ticket) = &mut self.stage else {
             return false;
         };
+        // What it was for may have come by itself.
+        if !self.session.wants_login() {
+            self.stage = Stage::Idle;
+            return false;
+        }
         // A ping of the client that is passing has to end first; its next bytes come back here.
         if !self.up_pump.at_message_boundary() {
             return false;
@@ -491,8 +496,11 @@ impl State {
         let Poll::Ready(permit) = ticket.poll(cx, now) else {
             return false;
         };
-        self.stage = Stage::LoggingIn(Box::new(permit));
         self.session.handle_login_turn();
+        self.stage = match self.session.is_logging_in() {
+            true => Stage::LoggingIn(Box::new(permit)),
+            false => Stage::Idle,
+        };
         self.up_pump.promote();
         if self.later.release(&mut self.up_backlog).is_err() {
             self.session.close(Disconnect::Overload, now);

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::{
     Disconnect, Session, Verdict,
-    book::{Aside, Book, Logins},
+    book::{Book, Logins},
     journal::{Begun, Bounds, Journal, Presence},
-    machine::{KEEP_ALIVE, Phase, Timer},
+    machine::{KEEP_ALIVE, LoginState, Phase, Timer},
     migration::LIVECHAT_SET_UP,
     quota::{Asked, Asker, Quotas, Refused, Rule, Strike},
     turn::{Effects, Note, Turn},
@@ -169,7 +169,9 @@ impl Session {
             && self
                 .book
                 .as_ref()
-                .is_some_and(|book| book.logins.held > 0 && book.logins.running == 0)
+                .is_some_and(|book| book.logins.running == 0 && book.logins.held > 0)
+            && !self.is_renewing()
+            || self.wants_renewal()
     }
 
     /// Whether a login was sent that has no answer yet.
@@ -177,10 +179,12 @@ impl Session {
         self.book
             .as_ref()
             .is_some_and(|book| book.logins.running > 0)
+            || self.is_renewing()
     }
 
     /// It is this client's turn to log in: what was held back goes on.
     pub fn handle_login_turn(&mut self) {
+        self.begin_renewal();
         if let Some(book) = &mut self.book {
             book.logins.running = book.logins.running.saturating_add(book.logins.held);
             book.logins.held = 0;
@@ -302,16 +306,13 @@ impl Session {
             _ => {}
         }
         self.shadow_method(method, params, turn);
-        let Some(book) = &mut self.book else {
-            return Verdict::Drop;
-        };
         if method == login::LOGIN {
-            let alone = book.logins == Logins::default();
-            let offered = alone.then(|| resume_token(params)).flatten();
-            // A move that this login ended is still to be told to the relay.
-            if !matches!(book.aside.as_deref(), Some(Aside::Moving(_))) {
-                book.aside = offered.map(|token| Box::new(Aside::Offered(token)));
-            }
+            self.supersede_renewal();
+            let alone = self.login_state() != LoginState::Under;
+            self.keep_offered(alone.then(|| resume_token(params)).flatten());
+            let Some(book) = &mut self.book else {
+                return Verdict::Drop;
+            };
             if book.logins.held == 0 && self.phase == Phase::Live {
                 self.timers
                     .set(Timer::KeepAlive as usize, turn.now + KEEP_ALIVE);

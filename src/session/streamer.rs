@@ -9,7 +9,6 @@ use memchr::memmem;
 
 use super::{
     Passage, Session, Verdict,
-    book::Aside,
     journal::{Answered, Journal, Updated, Waited},
     machine::{Phase, Timer},
     migration::{Ends, MARK, STREAM, Told},
@@ -172,11 +171,14 @@ impl Session {
                     out.push(json);
                 }
             }
-            Kind::Added | Kind::Changed | Kind::Removed => match self.tell_published(&json) {
-                Told::AsItCame => out.push(json),
-                Told::Instead(json) => out.push(json),
-                Told::Nothing => {}
-            },
+            Kind::Added | Kind::Changed | Kind::Removed => {
+                match self.tell_published(&json) {
+                    Told::AsItCame => out.push(json),
+                    Told::Instead(json) => out.push(json),
+                    Told::Nothing => {}
+                }
+                self.settle_renewal(turn);
+            }
             _ => out.push(json),
         }
     }
@@ -206,6 +208,9 @@ impl Session {
         json: &str,
         turn: &mut Turn<'_, E>,
     ) -> Verdict {
+        if self.take_renewal(kind, id, json, turn) {
+            return Verdict::Drop;
+        }
         let at = self.millis(turn.now);
         if kind == Kind::Nosub && self.withhold(kind, id, json) {
             return Verdict::Drop;
@@ -295,18 +300,11 @@ impl Session {
     }
 
     fn end_login<E: Effects>(&mut self, json: &str, turn: &Turn<'_, E>) -> Login {
+        let offered = self.take_offered();
         let Some(book) = &mut self.book else {
             return Login::Failed;
         };
         book.logins.running = book.logins.running.saturating_sub(1);
-        let offered = match book.aside.as_deref() {
-            Some(Aside::Offered(_)) => book.aside.take(),
-            _ => None,
-        };
-        let offered = offered.and_then(|aside| match *aside {
-            Aside::Offered(token) => Some(token),
-            Aside::Moving(_) => None,
-        });
         match LoginReply::parse(json) {
             Ok(LoginReply::Done { user, token }) => {
                 let token = token.or(offered);

@@ -2,9 +2,9 @@
 
 mod phone;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, future::poll_fn};
 
-use ddp_gateway::ddp::Framing;
+use ddp_gateway::{base::id::StreamerId, ddp::Framing};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -212,6 +212,69 @@ async fn a_client_that_does_not_count_keeps_its_leg_under_a_new_id() {
 }
 
 #[tokio::test]
+async fn one_that_does_not_count_is_in_at_once_while_others_wait_to_log_in() {
+    let deployment = Deployment::of(Plan {
+        streamers: 1,
+        tables: format!(
+            "[websocket]\nresume_grace = \"60s\"\n[logins]\ntimeout = \"60s\"\n{QUIET}"
+        ),
+        ..Plan::default()
+    })
+    .await;
+    let shared = deployment.app.control().shared().clone();
+    let logins = &shared.logins;
+    let streamer = StreamerId::new(deployment.streamers[0].address().to_string());
+    for (n, line) in lines(&deployment).into_iter().enumerate() {
+        let user = format!("ann{n}");
+        let mut phone = Phone::in_room(line, false, &user).await;
+        let before = sockets(&deployment);
+        // Everybody else is logging in.
+        let limit = logins.report(Instant::now().into_std());
+        let limit = limit.streamer(&streamer).limit;
+        let mut others = Vec::new();
+        for _ in 0..limit {
+            let mut ticket = logins
+                .wait(&streamer, Instant::now().into_std())
+                .expect("there is room in the queue");
+            let turn = poll_fn(|cx| ticket.poll(cx, Instant::now().into_std()));
+            others.push(soon("a login's turn", turn).await);
+        }
+        phone.cut();
+        settles("detached", 1, async || {
+            in_phase(&deployment, "detached").await
+        })
+        .await;
+        phone.connect().await;
+        phone.until_welcome().await;
+        let number = n as u64 + 1;
+        publish(&deployment, number);
+        phone.until_event(number).await;
+        let own = |phone: &Phone| {
+            let mut documents = phone.documents.iter();
+            documents.any(|document| document["id"] == format!("uid-{user}"))
+        };
+        assert!(!own(&phone) && !phone.is_logged_in(), "{line:?}");
+        // Lost again while it waits.
+        phone.cut();
+        settles("detached", 1, async || {
+            in_phase(&deployment, "detached").await
+        })
+        .await;
+        phone.connect().await;
+        phone.until_welcome().await;
+        assert!(!own(&phone) && !phone.is_logged_in(), "{line:?}");
+        drop(others);
+        phone.until_in().await;
+        assert!(own(&phone), "the document came before `updated`: {line:?}");
+        assert_eq!(sockets(&deployment), before, "{line:?}");
+        assert_eq!(phone.numbers(), [number]);
+        phone.send_frame(Message::Close(None)).await;
+        deployment.sessions(0).await;
+    }
+    assert_eq!(resumes(&deployment, "rebound").await, 8.0);
+}
+
+#[tokio::test]
 async fn a_client_is_back_before_its_loss_is_noticed() {
     let deployment = with_grace("15s").await;
     teach(&deployment).await;
@@ -263,7 +326,7 @@ async fn nothing_is_released_to_another_token() {
         thief
             .documents
             .iter()
-            .filter(|document| document["id"] == "ann")
+            .filter(|document| document["id"] == "uid-ann")
             .count(),
         0
     );

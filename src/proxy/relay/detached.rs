@@ -16,6 +16,7 @@ use crate::{
     base::chunk::Backlog,
     ddp::{wrap_for_client, wrap_for_streamer},
     net::stream::Downstream,
+    pool::logins::LoginPermit,
     proxy::{
         attach::{Opening, attach, masked_text_frame, text_frame},
         detached::{Answer, Wanted},
@@ -34,6 +35,8 @@ pub(in crate::proxy) struct Kept {
     down_pump: Pump,
     up_backlog: Backlog,
     own: Option<Box<Own>>,
+    /// Of a login of the gateway's own that has no answer yet.
+    login: Option<Box<LoginPermit>>,
 }
 
 impl fmt::Debug for Kept {
@@ -80,7 +83,11 @@ impl State {
 
     fn can_detach(&self) -> bool {
         self.session.is_keepable()
-            && matches!(self.stage, Stage::Idle)
+            // No login of the client's own is under way in a session that can be kept.
+            && matches!(
+                self.stage,
+                Stage::Idle | Stage::Queueing(_) | Stage::LoggingIn(_)
+            )
             && self.leg.is_some()
             && !self.ends.leg_told
             && !self.ends.leg_done
@@ -91,6 +98,9 @@ impl State {
     }
 
     fn detach(&mut self, now: Instant) {
+        if let Stage::Queueing(_) = self.stage {
+            self.stage = Stage::Idle;
+        }
         self.down = Downstream::Gone;
         self.down_backlog.clear();
         self.down_waiting = 0;
@@ -168,6 +178,7 @@ impl State {
             down_pump: std::mem::replace(&mut self.down_pump, Pump::new(Sender::Server, 0)),
             up_backlog: std::mem::replace(&mut self.up_backlog, self.down_backlog.sibling()),
             own: self.own.take(),
+            login: self.take_login(),
         };
         match claim.answer.send(Some(Box::new(kept))) {
             Ok(()) => self.session.end(Disconnect::Resumed),
@@ -179,14 +190,32 @@ impl State {
                     down_pump,
                     up_backlog,
                     own,
+                    login,
                 } = *kept;
                 self.leg = Some(leg);
                 self.session = session;
                 self.down_pump = down_pump;
                 self.up_backlog = up_backlog;
                 self.own = own;
+                self.keep_login(login);
             }
             Err(None) => {}
+        }
+    }
+
+    fn take_login(&mut self) -> Option<Box<LoginPermit>> {
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::LoggingIn(permit) => Some(permit),
+            other => {
+                self.stage = other;
+                None
+            }
+        }
+    }
+
+    fn keep_login(&mut self, permit: Option<Box<LoginPermit>>) {
+        if let Some(permit) = permit {
+            self.stage = Stage::LoggingIn(permit);
         }
     }
 
@@ -254,7 +283,9 @@ impl State {
             down_pump,
             up_backlog,
             own,
+            login,
         } = kept;
+        self.keep_login(login);
         let streamer = leg.permit.streamer().id.clone();
         self.leg = Some(leg);
         self.session = session;

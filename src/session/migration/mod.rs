@@ -49,7 +49,7 @@ use super::{
     journal::{Journal, Name},
     machine::{Phase, Timer},
 };
-use crate::ddp::login;
+use crate::{base::secret::Secret, ddp::login};
 
 /// The method by which the livechat widget names its visitor to the streamer.
 pub(super) const LIVECHAT_SET_UP: &str = "livechat:setUpConnection";
@@ -69,6 +69,8 @@ pub(super) struct Migration {
     fences_due: Vec<Action>,
     /// What is held has to go on.
     release_due: bool,
+    /// The token of a login that the client sent while the move was not forgotten yet.
+    offered: Option<Secret<String>>,
     stage: Stage,
 }
 
@@ -180,10 +182,33 @@ impl Session {
             fence,
             fences_due: Vec::new(),
             release_due: false,
+            offered: None,
             stage: Stage::Reaching(Box::default()),
         })));
         self.timers.set(Timer::Step as usize, now + REACH_WITHIN);
         Ok(())
+    }
+
+    /// The client's login offers this token, or one that is not known; the last login counts.
+    pub(super) fn keep_offered(&mut self, offered: Option<Secret<String>>) {
+        let Some(book) = &mut self.book else { return };
+        match book.aside.as_deref_mut() {
+            // A move that has switched goes on; one that the login ended is still to be told of.
+            Some(Aside::Moving(moving)) => moving.offered = offered,
+            _ => book.aside = offered.map(|token| Box::new(Aside::Offered(token))),
+        }
+    }
+
+    /// The token that was offered by the login that has its answer.
+    pub(super) fn take_offered(&mut self) -> Option<Secret<String>> {
+        let book = self.book.as_mut()?;
+        if let Some(Aside::Moving(moving)) = book.aside.as_deref_mut() {
+            return moving.offered.take();
+        }
+        match *book.aside.take()? {
+            Aside::Offered(token) => Some(token),
+            Aside::Moving(_) => None,
+        }
     }
 
     /// Whether a move is under way whose switch has not come yet.
@@ -313,9 +338,10 @@ impl Session {
     /// The session ends, and a move with it.
     pub(super) fn forget_move(&mut self) {
         if let Some(book) = &mut self.book
-            && let Some(Aside::Moving(_)) = book.aside.as_deref()
+            && let Some(Aside::Moving(moving)) = book.aside.as_deref_mut()
         {
-            book.aside = None;
+            let offered = moving.offered.take();
+            book.aside = offered.map(|token| Box::new(Aside::Offered(token)));
             self.timers.stop(Timer::Step as usize);
         }
     }

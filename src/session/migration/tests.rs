@@ -295,6 +295,40 @@ fn the_client_notices_nothing() {
 }
 
 #[test]
+fn the_token_of_a_login_behind_the_switch_is_kept() {
+    for settles_first in [true, false] {
+        let mut stage = Stage::new();
+        stage.shadowed();
+        stage.level();
+        stage.answer_fences();
+        stage.switch();
+        let login = r#"{"msg":"method","id":"5","method":"login","params":[{"resume":"t2"}]}"#;
+        assert_eq!(stage.client(login), Verdict::Hold);
+        stage.session.handle_login_turn();
+        let settle = |stage: &mut Stage| {
+            for _ in 0..20 {
+                stage.now += SKEW;
+                stage.session.handle_timeout(stage.now);
+                stage.answer_fences();
+            }
+            assert!(!stage.session.compares_events());
+        };
+        if settles_first {
+            settle(&mut stage);
+        }
+        // Its result names no token.
+        stage.streamer(r#"{"msg":"result","id":"5","result":{"id":"u1"}}"#);
+        stage.streamer(r#"{"msg":"updated","methods":["5"]}"#);
+        let token = stage.session.journal().unwrap().token().unwrap();
+        assert_eq!(token.expose(), "t2");
+        if !settles_first {
+            settle(&mut stage);
+        }
+        assert_eq!(stage.session.begin_move(stage.now), Ok(()));
+    }
+}
+
+#[test]
 fn what_the_client_writes_does_not_come_back() {
     let mut stage = Stage::new();
     stage.subscribe("a", "r/typing");

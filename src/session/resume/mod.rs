@@ -3,16 +3,18 @@
 //! - `tail`: a copy of what the client may not have, trimmed by pongs.
 //! - `proof`: who claims a session shows its token before anything of it is released.
 //! - `returning`: what a client that is back repeats is answered from memory.
+//! - `renewal`: the document of the user, for one that begins a new session.
 //!
 //! Meteor's client from 3.5 on counts the messages of its session and says the number when it comes
 //! back (`meteor/meteor` PR #14051, `packages/ddp-client`): it gets the same session again and the
-//! messages it has missed. Any other client gets its leg back under a new session id, and reads its
-//! subscriptions as ready at once; what happened meanwhile it fetches on its own, as after every
-//! reconnect. Which of the two a client is, is known only when it comes back: the first `connect` of
+//! messages it has missed. Any other client gets its leg back under a new session id, is told at once
+//! that it is in, and reads its subscriptions as ready; what happened meanwhile it fetches on its own,
+//! as after every reconnect. Which of the two a client is, is known only when it comes back: the first `connect` of
 //! a page has no number in it.
 
 mod missed;
 mod proof;
+mod renewal;
 mod returning;
 mod tail;
 
@@ -24,6 +26,7 @@ pub use tail::Tail;
 
 use missed::{count, is_counted};
 use proof::Proof;
+use renewal::Renewal;
 use returning::Returning;
 
 use super::{Session, machine::Phase};
@@ -38,6 +41,7 @@ pub(super) struct Resume {
     proof: Option<Proof>,
     tail: Option<Box<Tail>>,
     returning: Option<Box<Returning>>,
+    renewal: Option<Box<Renewal>>,
     /// DDP messages of the gateway's own: for the streamer, and for the client.
     asks: Vec<String>,
     replies: Vec<String>,
@@ -57,6 +61,7 @@ impl fmt::Debug for Resume {
             .field("proof", &self.proof)
             .field("tail", &self.tail)
             .field("returning", &self.returning.is_some())
+            .field("renewal", &self.renewal.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -127,6 +132,9 @@ impl Session {
             }
             // A sign of life: the streamer may have waited for the client for a while.
             resume.asks.push(message::pong(None));
+            if let Some(renewal) = &mut resume.renewal {
+                renewal.lapse();
+            }
         }
     }
 
@@ -196,10 +204,11 @@ impl Session {
                 .is_some_and(|known| same(known.expose(), token.expose()))
     }
 
-    /// Whether requests of a client that came back are still compared with those of before.
+    /// Whether requests of a client that came back are still compared with those of before, or it
+    /// still lacks the document of its user.
     pub fn is_returning(&self) -> bool {
         self.resume()
-            .is_some_and(|resume| resume.returning.is_some())
+            .is_some_and(|resume| resume.returning.is_some() || resume.renewal.is_some())
     }
 
     /// Messages of the gateway's own that are to be sent.
@@ -230,13 +239,16 @@ impl Session {
         let resume = self.resume()?;
         let fence = resume.tail.as_ref().and_then(|tail| tail.next_timeout());
         let settle = resume.returning.as_ref().map(|back| back.next_timeout());
-        fence.into_iter().chain(settle).min()
+        let renewal = resume.renewal.as_ref();
+        let renewal = renewal.and_then(|renewal| renewal.next_timeout());
+        fence.into_iter().chain(settle).chain(renewal).min()
     }
 
     pub(super) fn handle_resume_timeout(&mut self, now: Instant) {
         if let Some(tail) = self.resume_mut().and_then(|resume| resume.tail.as_mut()) {
             tail.handle_timeout(now);
         }
+        self.handle_renewal_timeout(now);
         self.settle_return(now);
     }
 

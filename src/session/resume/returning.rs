@@ -14,7 +14,9 @@ use super::{
         journal::{Answered, Journal},
         quota::Asker,
     },
+    Resume,
     missed::Missed,
+    renewal::{Renewal, has_own_document},
 };
 use crate::ddp::{Connected, Kind as Message, ids, login, reply, request::unsub, resume_token};
 
@@ -146,10 +148,6 @@ impl Session {
             Some(_) => Kind::Resumed,
             None => Kind::Rebound,
         };
-        let (wait, keep) = match kind {
-            Kind::Resumed => (RESUMED_KEEP, RESUMED_KEEP),
-            Kind::Rebound => (UNNAMED_AFTER, REBOUND_KEEP),
-        };
         let mut returning = Returning {
             kind,
             methods: Vec::new(),
@@ -157,8 +155,8 @@ impl Session {
             unnamed: Vec::new(),
             gone: Vec::new(),
             ended: Vec::new(),
-            next: now + wait,
-            until: now + keep,
+            next: now + KEEP,
+            until: now + KEEP,
         };
         let known = back.received.unwrap_or(0);
         let replayed = replay(missed.unwrap_or(all), kind, &mut returning);
@@ -197,6 +195,9 @@ impl Session {
                 }
             }
             let resume = book.resume.get_or_insert_default();
+            if kind == Kind::Rebound {
+                Renewal::begin_anew(&mut resume.renewal);
+            }
             resume.asks.append(&mut asks);
             resume.returning = Some(Box::new(returning));
         }
@@ -222,21 +223,33 @@ impl Session {
         turn: &mut Turn<'_, E>,
     ) -> Option<Verdict> {
         let book = self.book.as_mut()?;
-        let returning = book.resume.as_mut()?.returning.as_mut()?;
+        let resume = book.resume.as_mut()?;
+        let returning = resume.returning.as_mut()?;
         if let Some(place) = returning.methods.iter().position(|owed| owed.id == id) {
             let owed = returning.methods.swap_remove(place);
             owed.pay(turn);
             return Some(Verdict::Drop);
         }
-        if returning.kind == Kind::Resumed
-            && method == login::LOGIN
+        if method == login::LOGIN
             && book.logins == Logins::default()
             && let Some(offered) = resume_token(params)
             && let (Some(user), Some(token)) = (book.journal.user(), book.journal.token())
             && super::same(offered.expose(), token.expose())
         {
+            let lacks = match returning.kind {
+                Kind::Resumed => resume.renewal.is_some(),
+                Kind::Rebound => true,
+            };
+            let lacks = lacks && !has_own_document(&book.journal);
+            if lacks && resume.renewal.as_ref().is_some_and(|it| !it.has_room()) {
+                return None;
+            }
             turn.effects.reply(reply::logged_in(id, &user, &token));
-            turn.effects.reply(reply::updated(id));
+            if lacks {
+                Renewal::owe(&mut resume.renewal, id, turn.now);
+            } else {
+                turn.effects.reply(reply::updated(id));
+            }
             return Some(Verdict::Drop);
         }
         None
@@ -345,6 +358,11 @@ impl Session {
                 returning.ended.push(id);
             }
         }
+        // Meteor's client sends its methods again when its login is done.
+        if resume.renewal.is_some() && now >= returning.until {
+            returning.until = now + KEEP;
+            returning.next = returning.until;
+        }
         if now < returning.until {
             return;
         }
@@ -359,7 +377,7 @@ impl Session {
         }
         // Meteor's client throws at an `updated` for a method that it has given up.
         returning.methods.retain(|owed| !owed.updated);
-        returning.until = now + REBOUND_KEEP;
+        returning.until = now + ANSWER_WITHIN;
         returning.next = returning.until;
         if returning.methods.is_empty() {
             resume.returning = None;
@@ -373,6 +391,15 @@ impl Session {
             .as_mut()?
             .returning
             .as_deref_mut()
+    }
+}
+
+impl Resume {
+    /// The client's login is done: what it had begun before, it sends again now.
+    pub(super) fn await_repeats(&mut self, now: Instant) {
+        if let Some(returning) = &mut self.returning {
+            returning.until = returning.until.max(now + KEEP);
+        }
     }
 }
 
@@ -459,9 +486,10 @@ const PRESENCE: &str = "stream-user-presence";
 /// From the return to the end of the subscriptions that the client did not name again.
 const UNNAMED_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a client may take to ask again: one whose login is answered from memory, and one whose
-/// login waits for its turn.
-const RESUMED_KEEP: Duration = Duration::from_secs(5);
-const REBOUND_KEEP: Duration = Duration::from_secs(60);
+/// How long a client may take to ask again, from its return and from the end of its login.
+const KEEP: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether a method of before, that nobody has asked for again, is answered.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 const SHORT: Duration = Duration::from_millis(100);

@@ -115,6 +115,7 @@ impl World {
         world.session.handle_login_turn();
         world.says(json!({"msg": "result", "id": "1", "result": {"id": "ann", "token": "tok"}}));
         world.says(json!({"msg": "updated", "methods": ["1"]}));
+        world.says(user());
         for (id, name, params) in [
             (
                 "a",
@@ -247,6 +248,24 @@ impl World {
         self.spoken();
     }
 
+    /// It is the session's turn to log in.
+    fn turn_to_log_in(&mut self) {
+        assert!(self.session.wants_login());
+        self.session.handle_login_turn();
+        self.spoken();
+    }
+
+    /// The streamer answers the gateway's own login.
+    fn renews(&mut self, answer: &Value) {
+        assert!(self.session.is_logging_in());
+        let mut result = json!({"msg": "result", "id": "ddpgw:renewal"});
+        let answer = answer.as_object().unwrap().clone();
+        result.as_object_mut().unwrap().extend(answer);
+        self.says(result);
+        assert!(!self.session.is_logging_in());
+        self.says(updated("ddpgw:renewal"));
+    }
+
     fn client(&mut self) -> Vec<Value> {
         std::mem::take(&mut self.client)
     }
@@ -254,6 +273,10 @@ impl World {
     fn streamer(&mut self) -> Vec<Value> {
         std::mem::take(&mut self.streamer)
     }
+}
+
+fn user() -> Value {
+    json!({"msg": "added", "collection": "users", "id": "ann", "fields": {"name": "Ann"}})
 }
 
 fn event(number: u32) -> Value {
@@ -280,17 +303,17 @@ fn updated(id: &str) -> Value {
 #[test]
 fn messages_are_counted_as_meteors_client_counts_them() {
     let mut world = World::logged_in();
-    // connected, result, updated, three times ready.
-    assert_eq!(world.session.sent(), 6);
+    // connected, result, updated, the user, three times ready.
+    assert_eq!(world.session.sent(), 7);
     world.says(json!({"msg": "ping"}));
     world.says(json!({"msg": "pong", "id": "7"}));
-    assert_eq!(world.session.sent(), 6);
+    assert_eq!(world.session.sent(), 7);
     world.says(event(1));
-    world.says(json!({"msg": "added", "collection": "users", "id": "ann"}));
-    assert_eq!(world.session.sent(), 8);
+    world.says(user());
+    assert_eq!(world.session.sent(), 9);
     // An answer of the gateway's own.
     world.asks(json!({"msg": "unsub", "id": "unknown"}));
-    assert_eq!(world.session.sent(), 9);
+    assert_eq!(world.session.sent(), 10);
 }
 
 #[test]
@@ -407,9 +430,10 @@ fn a_client_that_does_not_count_keeps_its_leg_under_a_new_name() {
     assert_eq!(journal.upstream().as_deref(), Some("old"));
     // Documents are sent only at the beginning of a subscription, and the client forgets its own.
     assert_eq!(world.streamer(), [json!({"msg": "unsub", "id": "s"})]);
-    // The user's document comes with the login: it goes to the streamer.
     world.asks(login("2"));
-    world.session.handle_login_turn();
+    let answers = world.client();
+    assert_eq!(answers.len(), 1);
+    assert_eq!(answers[0]["result"]["token"], "tok");
     world.subscribes(
         "a",
         "stream-room-messages",
@@ -425,7 +449,7 @@ fn a_client_that_does_not_count_keeps_its_leg_under_a_new_name() {
         [] as [Value; 0],
         "the answer to the gateway's own unsub"
     );
-    assert_eq!(world.streamer(), [login("2"), services]);
+    assert_eq!(world.streamer(), [services]);
     world.says(json!({"msg": "ready", "subs": ["s"]}));
     assert_eq!(world.client(), [json!({"msg": "ready", "subs": ["s"]})]);
     // `b` was not named again.
@@ -434,6 +458,187 @@ fn a_client_that_does_not_count_keeps_its_leg_under_a_new_name() {
     world.says(json!({"msg": "nosub", "id": "b"}));
     assert_eq!(world.client(), [] as [Value; 0]);
     assert_eq!(world.session.journal().unwrap().sub_count(), 2);
+}
+
+/// A client that has begun a new session, and has the result of its login.
+fn without_document() -> World {
+    let mut world = World::logged_in();
+    world.loses_client();
+    world.returns(None);
+    world.asks(login("2"));
+    assert_eq!(world.client().last().unwrap()["result"]["id"], "ann");
+    world.streamer.clear();
+    world
+}
+
+fn good() -> Value {
+    json!({"result": {"id": "ann", "token": "tok"}})
+}
+
+fn renewal() -> Value {
+    login("ddpgw:renewal")
+}
+
+#[test]
+fn the_users_document_is_fetched_behind_the_login_that_was_answered_from_memory() {
+    let mut world = without_document();
+    // In all the while.
+    world.asks(method("3"));
+    assert_eq!(world.streamer(), [method("3")]);
+    world.turn_to_log_in();
+    assert_eq!(world.streamer(), [renewal()]);
+    world.renews(&good());
+    assert!(!world.session.wants_login());
+    assert_eq!(world.client(), [] as [Value; 0]);
+    world.says(user());
+    assert_eq!(world.client(), [user(), updated("2")]);
+    assert!(!world.session.journal().unwrap().odd());
+    // What it had begun before the loss it may still send again.
+    assert!(world.session.is_returning());
+    world.says(result("3"));
+    world.says(updated("3"));
+    world.passes_time(Duration::from_secs(6));
+    assert!(!world.session.is_returning());
+    // The next login is the streamer's.
+    world.client.clear();
+    world.asks(login("4"));
+    assert_eq!(world.client(), [] as [Value; 0]);
+    assert_eq!(world.streamer().pop(), Some(login("4")));
+}
+
+#[test]
+fn a_document_that_comes_by_itself_needs_no_login() {
+    let mut world = without_document();
+    assert!(world.session.wants_login());
+    world.says(user());
+    assert_eq!(world.client(), [user(), updated("2")]);
+    assert!(!world.session.wants_login());
+    // Also one that comes before the client's login.
+    let mut world = World::logged_in();
+    world.loses_client();
+    world.returns(None);
+    world.says(user());
+    world.client.clear();
+    world.asks(login("2"));
+    assert_eq!(world.client().pop(), Some(updated("2")));
+    assert!(!world.session.wants_login());
+}
+
+#[test]
+fn a_document_that_does_not_come_is_not_waited_for() {
+    let mut world = without_document();
+    world.turn_to_log_in();
+    world.renews(&good());
+    world.passes_time(Duration::from_secs(4));
+    assert_eq!(world.client(), [] as [Value; 0]);
+    world.passes_time(Duration::from_secs(1));
+    assert_eq!(world.client(), [updated("2")]);
+    assert!(!world.session.wants_login());
+}
+
+#[test]
+fn a_streamer_in_trouble_is_asked_again_and_the_client_does_not_notice() {
+    let mut world = without_document();
+    for pause in [2, 4, 8, 16, 32, 60, 60] {
+        world.turn_to_log_in();
+        assert_eq!(world.streamer().pop(), Some(renewal()));
+        world.renews(&json!({"error": {"error": 500}}));
+        for _ in 0..pause {
+            assert!(!world.session.wants_login());
+            world.passes_time(Duration::from_secs(1));
+            // Both are there.
+            world.session.handle_client_input(1, 1, world.now);
+            world.session.handle_streamer_input(world.now);
+        }
+    }
+    assert_eq!(world.client(), [] as [Value; 0]);
+    world.turn_to_log_in();
+    world.renews(&good());
+    world.says(user());
+    assert_eq!(world.client(), [user(), updated("2")]);
+}
+
+#[test]
+fn a_token_that_is_refused_ends_the_client() {
+    let mut world = without_document();
+    world.turn_to_log_in();
+    world.says(json!({"msg": "result", "id": "ddpgw:renewal", "error": {"error": 403}}));
+    assert_eq!(world.client(), [] as [Value; 0]);
+    assert_eq!(world.session.phase(), Phase::Closing(Disconnect::LoggedOut));
+}
+
+#[test]
+fn a_client_that_is_lost_again_gets_its_document_once() {
+    for when in ["waiting", "sent", "answered"] {
+        let mut world = without_document();
+        if when != "waiting" {
+            world.turn_to_log_in();
+        }
+        if when == "answered" {
+            world.renews(&good());
+        }
+        world.loses_client();
+        world.returns(None);
+        world.asks(login("3"));
+        assert_eq!(world.client().len(), 2, "connected and result, {when}");
+        match when {
+            "waiting" => {
+                world.turn_to_log_in();
+                world.renews(&good());
+            }
+            "sent" => {
+                assert!(!world.session.wants_login());
+                world.renews(&good());
+            }
+            // Its document is still on its way.
+            _ => assert!(world.session.wants_login()),
+        }
+        world.says(user());
+        assert_eq!(world.client(), [user(), updated("3")], "{when}");
+        assert!(!world.session.wants_login());
+        assert!(!world.session.journal().unwrap().odd());
+    }
+}
+
+#[test]
+fn one_that_resumes_without_its_document_still_gets_it() {
+    let mut world = without_document();
+    world.loses_client();
+    let received = u64::from(world.session.sent());
+    assert_eq!(world.returns(Some(received)).kind, ReturnKind::Resumed);
+    assert!(
+        !world.session.wants_login(),
+        "it has not shown that it is in"
+    );
+    world.asks(login("3"));
+    world.turn_to_log_in();
+    world.renews(&good());
+    world.client.clear();
+    world.says(user());
+    assert_eq!(world.client(), [user(), updated("2"), updated("3")]);
+}
+
+#[test]
+fn a_login_of_the_clients_own_brings_the_document_too() {
+    let mut world = without_document();
+    let other =
+        json!({"msg": "method", "id": "3", "method": "login", "params": [{"resume": "tok2"}]});
+    world.asks(other.clone());
+    assert_eq!(world.client(), [updated("2")]);
+    world.turn_to_log_in();
+    assert_eq!(world.streamer(), [other]);
+    world.says(json!({"msg": "result", "id": "3", "result": {"id": "ann", "token": "tok2"}}));
+    assert!(!world.session.wants_login());
+
+    // Behind one of the gateway's own that is under way.
+    let mut world = without_document();
+    world.turn_to_log_in();
+    world.asks(
+        json!({"msg": "method", "id": "3", "method": "login", "params": [{"resume": "tok2"}]}),
+    );
+    assert!(!world.session.wants_login());
+    world.renews(&good());
+    assert!(world.session.wants_login());
 }
 
 #[test]

@@ -175,6 +175,22 @@ impl Phone {
         }
     }
 
+    /// The login has its result, and everything is ready.
+    pub(super) async fn until_welcome(&mut self) {
+        let is_in = |phone: &Self| match &phone.login {
+            Some(id) => phone.half_done.contains(id),
+            None => true,
+        };
+        while !is_in(self) || self.ready.len() < self.subs.len() {
+            self.read().await;
+        }
+    }
+
+    /// Whether the login has its `updated`.
+    pub(super) fn is_logged_in(&self) -> bool {
+        self.login.is_none()
+    }
+
     pub(super) async fn until_logged_in(&mut self) {
         while self.login.is_some() || !self.half_done.is_empty() {
             self.read().await;
