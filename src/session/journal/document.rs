@@ -1,13 +1,16 @@
-//! Which documents the client has, by a hash of what is in them.
+//! Which documents the client has: the names of their fields, and a hash of what is in them.
 //!
 //! A streamer publishes few: the user's own, the login services, the versions of the web client
 //! (`RocketChat/Rocket.Chat:ee/apps/ddp-streamer/src/configureServer.ts`). A client that is moved to another streamer is
-//! told only of those that differ there.
+//! told only of those that differ there. Of such a one it gets all fields, and by name those that it has to forget.
+
+use std::collections::BTreeSet;
 
 use super::{
     Journal, LONGEST_ID,
     arena::{Head, Kind, Record},
     entry::take_id,
+    fields,
     packed::{pack, put_counted, take, take_byte, unpack},
 };
 
@@ -53,13 +56,21 @@ pub struct DocumentView {
     pub id: String,
     /// Of its fields; `None` when they have changed since it came.
     pub hash: Option<u32>,
+    /// The names of its fields.
+    pub fields: BTreeSet<String>,
 }
 
 impl Journal {
-    /// The client has this document now; `hash` is that of its fields, `None` if only some of them are known.
+    /// The client has this document now, with these fields; `hash` is theirs, `None` if only some of them are known.
     ///
     /// When there is no room for it the session counts as odd: it cannot be compared.
-    pub fn keep_document(&mut self, collection: Collection, id: &str, hash: Option<u32>) {
+    pub fn keep_document(
+        &mut self,
+        collection: Collection,
+        id: &str,
+        hash: Option<u32>,
+        names: &BTreeSet<String>,
+    ) {
         self.drop_document(collection, id);
         let count = self.documents().count();
         if id.len() > LONGEST_ID || count >= MOST_DOCUMENTS {
@@ -67,11 +78,15 @@ impl Journal {
         }
         let mut packed = Vec::with_capacity(id.len() + 1);
         pack(id, "", &mut packed);
-        let mut body = Vec::with_capacity(packed.len() + 6);
+        let mut body = Vec::with_capacity(packed.len() + 16);
         put_counted(&packed, &mut body);
-        body.push(collection as u8);
+        let hashed = if hash.is_some() { HASHED } else { 0 };
+        body.push(collection as u8 | hashed);
         if let Some(hash) = hash {
             body.extend_from_slice(&hash.to_le_bytes());
+        }
+        if !fields::put(collection, names, &mut body) {
+            return self.set_odd();
         }
         if self
             .insert(usize::MAX, Head::new(Kind::Document), 0, &body)
@@ -115,25 +130,35 @@ impl Journal {
                 let code = take_byte(&mut body)?;
                 let collection = Collection::ALL
                     .into_iter()
-                    .find(|collection| *collection as u8 == code)?;
-                let hash = take(&mut body, 4)
-                    .and_then(|bytes| bytes.try_into().ok())
-                    .map(u32::from_le_bytes);
+                    .find(|collection| *collection as u8 == code & !HASHED)?;
+                let hash = if code & HASHED == 0 {
+                    None
+                } else {
+                    let bytes = take(&mut body, 4)?.try_into().ok()?;
+                    Some(u32::from_le_bytes(bytes))
+                };
+                let fields = fields::read(collection, body)?;
                 let view = DocumentView {
                     collection,
                     id,
                     hash,
+                    fields,
                 };
                 Some((record, view))
             })
     }
 }
 
+/// Beside the collection: a hash follows.
+const HASHED: u8 = 0x80;
+
 /// Known servers have about a dozen.
 pub const MOST_DOCUMENTS: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::{Collection, DocumentView, MOST_DOCUMENTS};
     use crate::session::{Journal, journal::Bounds};
 
@@ -141,15 +166,20 @@ mod tests {
     fn documents_are_kept_by_collection_and_id() {
         let mut journal = Journal::new(Bounds::default());
         journal.set_session("s");
-        journal.keep_document(Collection::Users, "u1", Some(7));
-        journal.keep_document(Collection::LoginServices, "u1", None);
+        let names = |names: &[&str]| -> BTreeSet<String> {
+            names.iter().map(|&name| name.to_owned()).collect()
+        };
+        let (few, many) = (names(&["name"]), names(&["name", "mine", "roles"]));
+        journal.keep_document(Collection::Users, "u1", Some(7), &few);
+        journal.keep_document(Collection::LoginServices, "u1", None, &many);
         let _ = journal.begin_sub("a", "stream-roles", "[\"roles\"]", 0);
         journal.log_in("u1", Some("token"));
-        journal.keep_document(Collection::Users, "u1", Some(8));
+        journal.keep_document(Collection::Users, "u1", Some(8), &many);
         let view = |collection, hash| DocumentView {
             collection,
             id: "u1".to_owned(),
             hash,
+            fields: many.clone(),
         };
         assert_eq!(
             journal.documents().collect::<Vec<_>>(),
@@ -170,10 +200,11 @@ mod tests {
     fn too_many_make_the_session_odd() {
         let mut journal = Journal::new(Bounds::default());
         for number in 0..MOST_DOCUMENTS {
-            journal.keep_document(Collection::LoginServices, &number.to_string(), Some(1));
+            let (id, none) = (number.to_string(), BTreeSet::new());
+            journal.keep_document(Collection::LoginServices, &id, Some(1), &none);
         }
         assert!(!journal.odd());
-        journal.keep_document(Collection::LoginServices, "more", Some(1));
+        journal.keep_document(Collection::LoginServices, "more", Some(1), &BTreeSet::new());
         assert!(journal.odd());
         assert_eq!(journal.documents().count(), MOST_DOCUMENTS);
     }

@@ -8,6 +8,7 @@ mod answer;
 mod arena;
 mod document;
 mod entry;
+mod fields;
 mod identity;
 mod name;
 mod packed;

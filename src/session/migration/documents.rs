@@ -1,8 +1,8 @@
 //! The documents that the new leg publishes, to be compared with those that the client has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use super::print;
 use crate::{
@@ -28,12 +28,7 @@ impl Documents {
             return Err(TooMany);
         };
         let key = (collection, document.id.clone().into_owned());
-        let read = |fields: Option<&serde_json::value::RawValue>| -> Map<String, Value> {
-            fields
-                .and_then(|fields| serde_json::from_str(fields.get()).ok())
-                .unwrap_or_default()
-        };
-        let size = |fields: Option<&serde_json::value::RawValue>| {
+        let size = |fields: Option<&RawValue>| {
             document.id.len() + fields.map_or(0, |fields| fields.get().len())
         };
         match &document.change {
@@ -61,8 +56,8 @@ impl Documents {
 
     /// What the client has to be told so that its documents are these; noted in the journal.
     ///
-    /// A document that differs is sent with all its fields: which of them differ is not known. One
-    /// that the new leg does not have is removed if `is_served` says that it would have published
+    /// A document that differs is sent with all its fields, for which of them differ is not known,
+    /// and with the names of those that it has no more. One that the new leg does not have is removed if `is_served` says that it would have published
     /// it by now; the user's own document comes some time after the login, and is never removed.
     pub(super) fn settle(
         self,
@@ -77,7 +72,7 @@ impl Documents {
                 && is_served(view.collection)
                 && !self.known.contains_key(&key)
             {
-                told.push(message("removed", view.collection, &view.id, None));
+                told.push(message("removed", view.collection, &view.id).to_string());
                 journal.drop_document(view.collection, &view.id);
             }
         }
@@ -86,13 +81,12 @@ impl Documents {
             let before = had
                 .iter()
                 .find(|view| view.collection == collection && view.id == id);
-            let kind = match before {
-                None => "added",
+            journal.keep_document(collection, &id, Some(hash), &names(&fields));
+            told.push(match before {
+                None => added(collection, &id, fields),
                 Some(view) if view.hash == Some(hash) => continue,
-                Some(_) => "changed",
-            };
-            told.push(message(kind, collection, &id, Some(fields)));
-            journal.keep_document(collection, &id, Some(hash));
+                Some(view) => changed(view, fields),
+            });
         }
         told
     }
@@ -113,27 +107,41 @@ pub(in crate::session) fn note(
     let id = &*document.id;
     match &document.change {
         Change::Added(fields) => {
-            let fields: Map<String, Value> = fields
-                .and_then(|fields| serde_json::from_str(fields.get()).ok())
-                .unwrap_or_default();
+            let fields = read(*fields);
             let hash = print::of_fields(&fields);
             let before = journal
                 .documents()
                 .find(|view| view.collection == collection && view.id == id);
-            let same = before
-                .as_ref()
-                .is_some_and(|before| before.hash == Some(hash));
-            if !same {
-                journal.keep_document(collection, id, Some(hash));
-            }
+            let new = names(&fields);
             match before {
-                Some(_) if moved && same => Some(None),
-                Some(_) if moved => Some(Some(message("changed", collection, id, Some(fields)))),
-                _ => None,
+                Some(before) if before.hash == Some(hash) => moved.then_some(None),
+                Some(before) if moved => {
+                    journal.keep_document(collection, id, Some(hash), &new);
+                    Some(Some(changed(&before, fields)))
+                }
+                // It keeps what the new one does not name.
+                Some(before) => {
+                    let hash = before.fields.is_subset(&new).then_some(hash);
+                    let all = before.fields.union(&new).cloned().collect();
+                    journal.keep_document(collection, id, hash, &all);
+                    None
+                }
+                None => {
+                    journal.keep_document(collection, id, Some(hash), &new);
+                    None
+                }
             }
         }
-        Change::Changed { .. } => {
-            journal.keep_document(collection, id, None);
+        Change::Changed { fields, cleared } => {
+            let before = journal
+                .documents()
+                .find(|view| view.collection == collection && view.id == id);
+            let mut all = before.map(|before| before.fields).unwrap_or_default();
+            all.extend(names(&read(*fields)));
+            for name in cleared {
+                all.remove(name.as_str());
+            }
+            journal.keep_document(collection, id, None, &all);
             None
         }
         Change::Removed => {
@@ -143,17 +151,39 @@ pub(in crate::session) fn note(
     }
 }
 
-fn message(
-    kind: &str,
-    collection: Collection,
-    id: &str,
-    fields: Option<Map<String, Value>>,
-) -> String {
-    let mut message = json!({ "msg": kind, "collection": collection.name(), "id": id });
-    if let Some(fields) = fields {
-        message["fields"] = Value::Object(fields);
-    }
+fn read(fields: Option<&RawValue>) -> Map<String, Value> {
+    fields
+        .and_then(|fields| serde_json::from_str(fields.get()).ok())
+        .unwrap_or_default()
+}
+
+fn names(fields: &Map<String, Value>) -> BTreeSet<String> {
+    fields.keys().cloned().collect()
+}
+
+fn added(collection: Collection, id: &str, fields: Map<String, Value>) -> String {
+    let mut message = message("added", collection, id);
+    message["fields"] = Value::Object(fields);
     message.to_string()
+}
+
+/// What makes the document that the client has one with these fields and no others.
+fn changed(before: &DocumentView, fields: Map<String, Value>) -> String {
+    let cleared: Vec<&String> = before
+        .fields
+        .iter()
+        .filter(|name| !fields.contains_key(*name))
+        .collect();
+    let mut message = message("changed", before.collection, &before.id);
+    if !cleared.is_empty() {
+        message["cleared"] = json!(cleared);
+    }
+    message["fields"] = Value::Object(fields);
+    message.to_string()
+}
+
+fn message(kind: &str, collection: Collection, id: &str) -> Value {
+    json!({ "msg": kind, "collection": collection.name(), "id": id })
 }
 
 /// Of all documents of a session together, as they came.
@@ -204,7 +234,7 @@ mod tests {
         assert_eq!(
             told,
             [
-                r#"{"collection":"meteor_accounts_loginServiceConfiguration","fields":{"a":1,"c":3},"id":"l1","msg":"changed"}"#
+                r#"{"cleared":["b"],"collection":"meteor_accounts_loginServiceConfiguration","fields":{"a":1,"c":3},"id":"l1","msg":"changed"}"#
             ]
         );
     }
@@ -230,6 +260,39 @@ mod tests {
             journal.documents().next().unwrap().collection,
             Collection::Users
         );
+    }
+
+    #[test]
+    fn a_field_that_is_gone_is_cleared() {
+        let mut journal = Journal::new(Bounds::default());
+        note(&mut journal, &document(USER), false);
+        let change = r#"{"msg":"changed","collection":"users","id":"u1","fields":{"bio":"b","x":1},"cleared":["name"]}"#;
+        note(&mut journal, &document(change), false);
+        let names = |journal: &Journal| -> Vec<String> {
+            let view = journal.documents().next().unwrap();
+            view.fields.into_iter().collect()
+        };
+        assert_eq!(names(&journal), ["bio", "x"]);
+        // At the switch.
+        let mut documents = Documents::default();
+        let new = USER.replace("name", "x");
+        documents.apply(&document(&new)).unwrap();
+        let told = documents.settle(&mut journal, |_| true);
+        let changed = r#"{"cleared":["bio"],"collection":"users","fields":{"x":"ann"},"id":"u1","msg":"changed"}"#;
+        assert_eq!(told, [changed]);
+        assert_eq!(names(&journal), ["x"]);
+        // Behind it.
+        let changed = r#"{"cleared":["x"],"collection":"users","fields":{"name":"ann"},"id":"u1","msg":"changed"}"#;
+        let said = note(&mut journal, &document(USER), true);
+        assert_eq!(said, Some(Some(changed.to_owned())));
+        assert_eq!(names(&journal), ["name"]);
+        // A second one of the same streamer takes nothing away, and the next move does.
+        assert_eq!(note(&mut journal, &document(&new), false), None);
+        assert_eq!(names(&journal), ["name", "x"]);
+        let mut documents = Documents::default();
+        documents.apply(&document(&new)).unwrap();
+        let told = documents.settle(&mut journal, |_| true);
+        assert!(told[0].contains(r#""cleared":["name"]"#), "{told:?}");
     }
 
     #[test]

@@ -284,6 +284,7 @@ impl World {
                 );
                 assert!(known, "{message} at a switch");
                 documents += 1;
+                self.tally.switched_cleared += u64::from(message["cleared"].is_array());
             }
         }
         self.tally.switched_ahead += u64::from(ahead > 0);
@@ -303,10 +304,7 @@ impl World {
             if published(&key) {
                 let has = self.client.documents.get(key);
                 let has = has.unwrap_or_else(|| panic!("{key:?} is not there"));
-                let same = fields
-                    .iter()
-                    .all(|(name, value)| has.get(name) == Some(value));
-                assert!(same, "{key:?} is {fields:?} and not {has:?}");
+                assert!(fields == has, "{key:?} is {fields:?} and not {has:?}");
             }
         }
         for key in self.client.documents.keys().filter(published) {

@@ -42,6 +42,8 @@ tally! {
     /// The new leg brought what the old one had.
     switched_owed,
     switched_documents,
+    /// Fields that the new streamer's document does not have.
+    switched_cleared,
     refused_at_switch,
     pongs_swallowed,
     repeated_typing,
