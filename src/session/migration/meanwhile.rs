@@ -168,6 +168,7 @@ impl Session {
                 if let Some(message) = shadowing.shadow.begin_sub(id, json) {
                     turn.effects.shadow(message);
                 }
+                self.check_shadow();
             }
             None => self.abandon(Aborted::TooMuch),
         }
@@ -197,7 +198,7 @@ impl Session {
                 None => unfit = true,
             }
         }
-        if unfit {
+        if unfit || shadowing.shadow.is_overfull() {
             return self.abandon(Aborted::TooMuch);
         }
         if let Some(presence) = journal.presence()
@@ -225,13 +226,26 @@ impl Session {
         let Stage::Shadowing(shadowing) = &mut moving.stage else {
             return;
         };
-        let mut subs = journal.subs();
-        let watch = subs.find(|view| view.id == id && view.name.label() == WATCH);
-        if let Some(json) = watch.as_ref().and_then(shadow::sub) {
+        let json = {
+            let mut subs = journal.subs();
+            let watch = subs.find(|view| view.id == id && view.name.label() == WATCH);
+            watch.as_ref().and_then(shadow::sub)
+        };
+        if let Some(json) = json {
             moving.release_due |= shadowing.start_over();
             if let Some(message) = shadowing.shadow.begin_sub(id, json) {
                 turn.effects.shadow(message);
             }
+            self.check_shadow();
+        }
+    }
+
+    /// Gives the move up when the new leg could not be told all.
+    fn check_shadow(&mut self) {
+        if let Some(Stage::Shadowing(shadowing)) = self.migration().map(|moving| &moving.stage)
+            && shadowing.shadow.is_overfull()
+        {
+            self.abandon(Aborted::TooMuch);
         }
     }
 
@@ -271,13 +285,14 @@ impl Session {
         let message = match ends {
             // Which one the next presence subscription changes would be told differently by the two.
             Ends::Watch => return self.abandon(Aborted::Busy),
-            Ends::Change(params) => Some(shadowing.shadow.change_watch(&params)),
+            Ends::Change(params) => shadowing.shadow.change_watch(&params),
             Ends::Itself => shadowing.shadow.end_sub(id),
         };
         if let Some(message) = message {
             moving.release_due |= shadowing.start_over();
             turn.effects.shadow(message);
         }
+        self.check_shadow();
     }
 }
 

@@ -58,6 +58,7 @@ impl Session {
                 None => lost = true,
             }
         }
+        lost |= shadow.is_overfull();
         moving.stage = Stage::Shadowing(Box::new(Shadowing {
             deadline: now + MOVE_WITHIN,
             upstream: session.to_owned(),

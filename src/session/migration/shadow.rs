@@ -24,6 +24,8 @@ pub(super) struct Shadow {
     subs: BTreeMap<String, Sub>,
     /// Subscriptions in it that are not settled.
     unsettled: usize,
+    /// There was more to ask than is kept.
+    overfull: bool,
 }
 
 /// One subscription on the new leg, where each id is in use at most once at a time: a second sub
@@ -99,6 +101,9 @@ impl Shadow {
 
     /// A `sub` of the client; the message to send now, if it is its turn.
     pub(super) fn begin_sub(&mut self, id: &str, json: String) -> Option<String> {
+        if !self.has_room(id, json.len()) {
+            return None;
+        }
         if let Some(sub) = self.subs.get_mut(id) {
             if sub.state == SubState::Refused {
                 sub.state = SubState::Pending;
@@ -124,9 +129,12 @@ impl Shadow {
 
     /// The message that changes whom the presence subscription watches, under an id of our own:
     /// the client's may be in use again.
-    pub(super) fn change_watch(&mut self, params: &str) -> String {
+    pub(super) fn change_watch(&mut self, params: &str) -> Option<String> {
         self.changes += 1;
         let id = private(&format!("w{}", self.changes));
+        if !self.has_room(&id, 0) {
+            return None;
+        }
         let json = format!(r#"{{"msg":"sub","id":"{id}","name":"{WATCH}","params":{params}}}"#);
         self.unsettled += 1;
         let sub = Sub {
@@ -137,7 +145,24 @@ impl Shadow {
             next: None,
         };
         self.subs.insert(id, sub);
-        json
+        Some(json)
+    }
+
+    /// The client has asked for more than is kept: the new leg does not know all of it.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.overfull
+    }
+
+    /// Whether `bytes` more may wait under `id`. What the client asks for and gives up at once is
+    /// kept until the new leg has answered it, however slow that is.
+    fn has_room(&mut self, id: &str, bytes: usize) -> bool {
+        let waiting = self.subs.values().map(|sub| {
+            let next = sub.next.as_ref().map_or(0, String::len);
+            sub.json.len() + next
+        });
+        let too_many = self.subs.len() >= MOST_SUBS && !self.subs.contains_key(id);
+        self.overfull |= too_many || waiting.sum::<usize>() + bytes > MOST_WAITING_BYTES;
+        !self.overfull
     }
 
     /// The old leg has ended a subscription; the message to send now, if there is one.
@@ -309,9 +334,15 @@ struct Resume<'a> {
 
 const LOGIN: &str = "login";
 
+/// Subscriptions that the new leg is asked for: twice what a client may have at a time.
+const MOST_SUBS: usize = 2_000;
+
+/// Of their messages that are not answered.
+const MOST_WAITING_BYTES: usize = 1024 * 1024;
+
 #[cfg(test)]
 mod tests {
-    use super::{Next, Shadow};
+    use super::{MOST_SUBS, MOST_WAITING_BYTES, Next, Shadow};
     use crate::{
         ddp::reply::Nosub,
         session::{journal::Presence, migration::outcome::Aborted},
@@ -409,6 +440,34 @@ mod tests {
         shadow.ready("a");
         assert!(shadow.is_settled());
         assert_eq!(shadow.refused().count(), 0);
+    }
+
+    #[test]
+    fn bounds_hold() {
+        let mut shadow = Shadow::default();
+        for number in 0..MOST_SUBS {
+            let id = number.to_string();
+            assert!(shadow.begin_sub(&id, SUB.to_owned()).is_some());
+            // Given up, but asked.
+            assert_eq!(shadow.end_sub(&id), None);
+        }
+        // Anew under an id that is known.
+        assert_eq!(shadow.begin_sub("0", SUB.to_owned()), None);
+        assert!(!shadow.is_overfull());
+        assert_eq!(shadow.begin_sub("more", SUB.to_owned()), None);
+        assert!(shadow.is_overfull());
+
+        let mut shadow = Shadow::default();
+        let half = "x".repeat(MOST_WAITING_BYTES / 2);
+        assert!(shadow.begin_sub("a", half.clone()).is_some());
+        assert!(shadow.begin_sub("b", half.clone()).is_some());
+        assert!(shadow.change_watch("[]").is_some());
+        // What is answered waits no more.
+        shadow.ready("b");
+        assert!(shadow.begin_sub("c", half.clone()).is_some());
+        assert_eq!(shadow.begin_sub("a", half), None);
+        assert!(shadow.is_overfull());
+        assert_eq!(shadow.change_watch("[]"), None);
     }
 
     #[test]

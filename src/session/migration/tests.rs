@@ -44,11 +44,9 @@ struct Stage {
 }
 
 impl Stage {
-    /// A user who is logged in.
-    fn new() -> Self {
-        let now = Instant::now();
+    fn rules() -> Rules {
         let many = NonZeroU32::new(1_000_000).unwrap();
-        let rules = Rules {
+        Rules {
             timeouts: Timeouts {
                 resume: Duration::ZERO,
                 connect: Duration::from_secs(10),
@@ -63,8 +61,13 @@ impl Stage {
                 abuse_after: Duration::from_secs(30),
             },
             quotas: QuotaRules::default(),
-        };
-        let mut session = Session::new(Framing::Raw, Arc::new(rules), now);
+        }
+    }
+
+    /// A user who is logged in.
+    fn new() -> Self {
+        let now = Instant::now();
+        let mut session = Session::new(Framing::Raw, Arc::new(Self::rules()), now);
         let asker = Asker {
             connection: 1,
             user: None,
@@ -326,6 +329,37 @@ fn the_token_of_a_login_behind_the_switch_is_kept() {
         }
         assert_eq!(stage.session.begin_move(stage.now), Ok(()));
     }
+}
+
+#[test]
+fn a_client_that_asks_for_more_than_is_kept_is_not_moved() {
+    let mut stage = Stage::new();
+    let mut rules = Stage::rules();
+    rules.quotas = QuotaRules {
+        connection: None,
+        user: None,
+        address: None,
+        connection_method: None,
+        user_method: None,
+        abuse: None,
+    };
+    stage.session.handle_rules(Arc::new(rules));
+    stage.shadowed();
+    for number in 0..2_000 {
+        let id = number.to_string();
+        stage.subscribe(&id, "r/x");
+        let unsub = format!(r#"{{"msg":"unsub","id":"{id}"}}"#);
+        assert_eq!(stage.client(&unsub), Verdict::Forward);
+        stage.streamer(&format!(r#"{{"msg":"nosub","id":"{id}"}}"#));
+    }
+    assert!(stage.session.is_moving(), "the new leg is slow");
+    stage.subscribe("more", "r/x");
+    assert!(!stage.session.is_moving());
+    assert_eq!(
+        stage.answer_fences(),
+        [Action::Abandon(Aborted::TooMuch)],
+        "and the client has noticed nothing"
+    );
 }
 
 #[test]
