@@ -340,8 +340,14 @@ impl ConfigArgs {
         let config = &loaded.config;
         let streamers: usize = config.pools.iter().map(|pool| pool.streamers.len()).sum();
         let names: usize = config.pools.iter().map(|pool| pool.dns.len()).sum();
+        let buses = config.pools.iter().filter(|pool| pool.nats.is_some());
+        let buses = match buses.count() {
+            0 => String::new(),
+            1 => ", 1 message bus".to_owned(),
+            count => format!(", {count} message buses"),
+        };
         console.print(&format!(
-            "{}: no faults. {}, {}, {}, {}, {}.",
+            "{}: no faults. {}, {}, {}, {}, {}{buses}.",
             self.config.display(),
             many(config.listeners.len(), "listener"),
             many(config.routes.len(), "route"),

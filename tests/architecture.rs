@@ -77,6 +77,11 @@ const CONFINED: &[Confined] = &[
         why: "sockets, TLS and name servers are reached through `net` and `discovery`",
     },
     Confined {
+        names: &["async_nats"],
+        places: &["discovery"],
+        why: "the message bus is one source of streamers; the rest of the gateway works without it",
+    },
+    Confined {
         names: &["hyper", "hyper_util"],
         places: &[
             "net/incoming.rs",

@@ -8,6 +8,7 @@ mod operator;
 mod progress;
 mod routes;
 mod server;
+mod sources;
 mod table;
 
 pub use call::CallError;

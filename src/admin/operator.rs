@@ -11,6 +11,7 @@ use super::{
     call::{CallError, call, quoted},
     levelling::{self, Balance},
     progress::{PATIENCE, Screen, Show, stayed, to_go},
+    sources::{self, Source, known_by},
     table::{bar, table},
 };
 
@@ -45,6 +46,8 @@ struct PoolPart {
     pool: String,
     waiting: u64,
     rebalance: Option<Balance>,
+    #[serde(default)]
+    sources: Vec<Source>,
     streamers: Vec<Row>,
 }
 
@@ -136,6 +139,7 @@ fn overview(page: Page) -> String {
             "POOL",
             "STREAMER",
             "ADDRESS",
+            "KNOWN BY",
             "STATE",
             "HEALTH",
             "SESSIONS",
@@ -146,6 +150,8 @@ fn overview(page: Page) -> String {
         .map(str::to_owned),
     ];
     let mut notes = String::new();
+    let origins = page.pools.iter();
+    let origins = sources::overview(origins.map(|pool| (&*pool.pool, &*pool.sources)));
     for pool in page.pools {
         let balance = pool.rebalance.as_ref();
         notes.extend(balance.and_then(|balance| levelling::line(&pool.pool, balance)));
@@ -164,10 +170,12 @@ fn overview(page: Page) -> String {
                 }
                 None => row.cause.unwrap_or_default(),
             };
+            let known_by = known_by(&pool.sources, &row.address);
             [
                 pool.pool.clone(),
                 row.id,
                 row.address,
+                known_by,
                 row.admin,
                 row.health,
                 format!("{}/{}", row.sessions, row.capacity),
@@ -177,7 +185,7 @@ fn overview(page: Page) -> String {
             ]
         }));
     }
-    table(&rows) + &notes
+    table(&rows) + &origins + &notes
 }
 
 impl StreamerOrder {
@@ -337,7 +345,11 @@ mod tests {
     #[test]
     fn the_table_says_who_is_drained_and_why_one_is_down() {
         let page: Page = serde_json::from_str(
-            r#"{"pools": [{"pool": "default", "waiting": 3, "streamers": [
+            r#"{"pools": [{"pool": "default", "waiting": 3, "sources": [
+                {"kind": "list", "source": "streamers", "status": "fresh", "error": null,
+                 "heard_seconds_ago": null, "streamers": [
+                     {"address": "10.0.0.1:3000", "host": null, "leaving": false}]}],
+                "streamers": [
                 {"id": "a", "address": "10.0.0.1:3000", "admin": "drain", "health": "up", "cause": null,
                  "sessions": 90, "capacity": 0, "logged_in": 80, "logins": {"waiting": 0},
                  "drain": {"draining": true, "left": 90, "moved": 9, "under_way": 0, "closed": 1,
@@ -349,11 +361,13 @@ mod tests {
         .unwrap();
         assert_eq!(
             overview(page),
-            "POOL     STREAMER  ADDRESS        STATE  HEALTH  SESSIONS  LOGGED IN  LOGINS WAITING\n\
-             default  a         10.0.0.1:3000  drain  up      90/0      80         0               \
+            "POOL     STREAMER  ADDRESS        KNOWN BY  STATE  HEALTH  SESSIONS  LOGGED IN  LOGINS WAITING\n\
+             default  a         10.0.0.1:3000  list      drain  up      90/0      80         0               \
              [#.........] 9 moved, 1 closed, 90 left, 50/s, about 2 s to go; not to be moved: 1 odd\n\
-             default  b         10.0.0.2:3000  ready  down    0/0       0          7               \
+             default  b         10.0.0.2:3000  nobody    ready  down    0/0       0          7               \
              no connection\n\
+             POOL     SOURCE             SAYS         HEARD\n\
+             default  list    streamers  1 streamers\n\
              3 clients wait for room in pool default\n"
         );
     }

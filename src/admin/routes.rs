@@ -157,6 +157,7 @@ fn streamers(control: &Control) -> Value {
             let name = pool.name().as_str();
             let balance = balances.iter().find(|balance| balance.pool == name);
             page["rebalance"] = json!(balance);
+            page["sources"] = json!(control.sources(pool.name()));
             page
         })
         .collect();

@@ -275,7 +275,7 @@ impl Source {
     pub(super) fn file(name: &str, text: &str) -> Arc<Self> {
         Arc::new(Self {
             origin: Kind::File(name.to_owned()),
-            shown: mask_secrets(text),
+            shown: mask_logins(&mask_secrets(text)),
         })
     }
 
@@ -283,7 +283,7 @@ impl Source {
     pub(super) fn environment(name: &str, shown: &str) -> Arc<Self> {
         Arc::new(Self {
             origin: Kind::Environment(name.to_owned()),
-            shown: format!("{name}={shown}"),
+            shown: mask_logins(&format!("{name}={shown}")),
         })
     }
 
@@ -291,7 +291,7 @@ impl Source {
     pub(super) fn flag(key: &str, shown: &str) -> Arc<Self> {
         Arc::new(Self {
             origin: Kind::Flag(key.to_owned()),
-            shown: format!("{key}={shown}"),
+            shown: mask_logins(&format!("{key}={shown}")),
         })
     }
 
@@ -363,6 +363,22 @@ fn mask_secrets(text: &str) -> String {
     shown
 }
 
+/// Overwrites credentials in URLs, what is between `://` and the last `@`, with as many bytes.
+fn mask_logins(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + "://".len());
+        shown.push_str(before);
+        let end = after.find(['"', '\'', ' ', '\t', '\n', ',']);
+        let url = &after[..end.unwrap_or(after.len())];
+        let login = url.rfind('@').unwrap_or(0);
+        shown.extend(std::iter::repeat_n('*', login));
+        rest = &after[login..];
+    }
+    shown + rest
+}
+
 /// Where the value of a key `secret` begins in this line.
 fn secret_value(line: &str) -> Option<usize> {
     let mut from = 0;
@@ -380,7 +396,23 @@ fn secret_value(line: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::mask_secrets;
+    use super::{mask_logins, mask_secrets};
+
+    #[test]
+    fn logins_in_urls_are_overwritten() {
+        for (text, shown) in [
+            (
+                "url = \"nats://me:a@b@nats:4222,nats://two\" # x@y",
+                "url = \"nats://******@nats:4222,nats://two\" # x@y",
+            ),
+            (
+                "monolith = 'http://a'\nb = 'me@b'",
+                "monolith = 'http://a'\nb = 'me@b'",
+            ),
+        ] {
+            assert_eq!(mask_logins(text), shown);
+        }
+    }
 
     #[test]
     fn secrets_are_overwritten_and_nothing_moves() {

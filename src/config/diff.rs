@@ -155,7 +155,9 @@ fn pools(old: &[Pool], new: &[Pool], changes: &mut Vec<Change>) {
             Some(before) if before == pool => {}
             Some(before) => changes.push(Change::PoolChanged {
                 name,
-                sources: before.streamers != pool.streamers || before.dns != pool.dns,
+                sources: before.streamers != pool.streamers
+                    || before.dns != pool.dns
+                    || before.nats != pool.nats,
             }),
         }
     }

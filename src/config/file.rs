@@ -11,6 +11,7 @@ use super::{
     table::{Key, Maybe, Required, Setting, Shape, Table as _, tables},
     value::{
         address::{DnsName, Endpoint},
+        bus::{BrokerKind, Namespace, NatsUrl, UserName},
         choice::{Auto, Off, Or},
         list::{Many, OneOrMany},
         quantity::{BytesPerSecond, PerSecond, PerTime, Share, Size, Whole},
@@ -38,7 +39,7 @@ tables! {
         monolith: Required<OneOrMany<Server>> | "http://127.0.0.1:3000",
 
         /// The ddp-streamers, as host:port. A name is looked up, and each address behind it is a
-        /// streamer. Not needed with [discovery.dns].
+        /// streamer. Not needed with [discovery].
         streamers: Maybe<Many<Endpoint>> | ["127.0.0.1:4001", "127.0.0.1:4002"],
 
         /// Proxies in front of the gateway whose X-Forwarded-* headers are believed. Their
@@ -157,6 +158,11 @@ tables! {
         /// Ask the DNS. In Kubernetes a headless Service (clusterIP: None) has one address per
         /// pod; the chart's own Service has one for all, behind which pods cannot be told apart.
         dns: Option<DnsFile>,
+
+        /// Listen to the message bus that Rocket.Chat's services talk on. A streamer that is about
+        /// to end says so there, before its sockets die. The gateway asks who is there and says
+        /// nothing else. What other sources know besides is used as well.
+        nats: Option<NatsFile>,
     }
 
     /// `[discovery.dns]`
@@ -178,6 +184,56 @@ tables! {
 
         /// ... and not later than this.
         ttl_max: Setting<Duration> = "30s",
+    }
+
+    /// `[discovery.nats]`
+    NatsFile {
+        /// Its servers, as in Rocket.Chat's TRANSPORTER: one address, several between commas, or
+        /// an array. tls:// insists on TLS, which is used in any case when the server asks for it.
+        url: Required<OneOrMany<NatsUrl>> | "nats://nats:4222",
+
+        /// HTTP port of each streamer, which nobody tells on the bus.
+        port: Maybe<Whole<1, 65535>> | 3000,
+
+        /// "moleculer", or "nats" where Rocket.Chat runs with BROKER=nats. The latter tells the
+        /// hosts of streamers without their addresses, so it needs another source beside it.
+        broker: Setting<BrokerKind> = "moleculer",
+
+        /// As MS_NAMESPACE of Rocket.Chat.
+        namespace: Setting<Namespace> = "",
+
+        /// A streamer that is not heard for this long has gone. Each is heard every 10 s. Nobody
+        /// has gone while the bus itself is away.
+        heartbeat_timeout: Setting<Duration> = "30s",
+
+        /// Ranges of addresses that streamers have. Of several addresses of one streamer the first
+        /// that is in a range is taken, and addresses in none are not believed. Empty: the first.
+        networks: Setting<Many<IpNet>> = [],
+
+        /// Who the gateway logs in as. A user and a password may stand in `url` as well.
+        user: Option<Setting<UserName>> | "ddp-gateway",
+
+        /// File that holds the password of `user`.
+        password_file: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats-password",
+
+        /// File that holds a token, instead.
+        token_file: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats-token",
+
+        /// File that holds the seed of an nkey (SU...), instead.
+        nkey_file: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats.nk",
+
+        /// File with a JWT and the seed of its key, as nsc writes it, instead.
+        credentials_file: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats.creds",
+
+        /// PEM file with the certificates that the servers' ones are signed by, instead of the
+        /// system's.
+        ca: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats-ca.crt",
+
+        /// PEM file with the gateway's own certificate, for servers that ask for one ...
+        cert: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats.crt",
+
+        /// ... and with its private key.
+        key: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats.key",
     }
 
     /// `[pool]`, and the same keys below `[pools.NAME]`
@@ -222,7 +278,7 @@ tables! {
         /// As in [pool].
         attach_timeout: Option<Setting<Duration>> | "5s",
 
-        /// As [discovery.dns].
+        /// As [discovery].
         discovery: DiscoveryFile | { dns = { name = "eu-ddp-streamer-headless", port = 3000 } },
     }
 
@@ -563,7 +619,7 @@ mod tests {
     #[test]
     fn all_defaults_can_be_read() {
         let text = "monolith = 'http://a'\n[[listener]]\naddress = '[::]:1'\n[[listener.tls]]\n\
-                    [[route]]\n[discovery.dns]\nname = 'a'\n[pools.a.discovery.dns]\nname = 'a'";
+                    [[route]]\n[discovery.dns]\nname = 'a'\n[discovery.nats]\nurl = 'a'\n[pools.a.discovery.dns]\nname = 'a'";
         let document = Document::parse("x", text, &Environment::empty());
         let mut faults = document.faults;
         let mut file: FileConfig = Reader::root(&document.root, &mut faults);

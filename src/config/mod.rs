@@ -9,6 +9,7 @@
 //! Reads files, and nothing else of the outside world: no socket, no clock, no name is looked up.
 
 mod build;
+mod bus;
 mod diagnostic;
 mod diff;
 mod field;

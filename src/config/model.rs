@@ -1,5 +1,7 @@
 //! The checked configuration: narrow types, no option that must be set, no text left to parse.
 
+mod nats;
+
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -9,6 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 
+pub use self::nats::{Broker, Nats, NatsLogin, NatsServer};
 use crate::base::{
     id::{ListenAddr, PoolName, StreamerAddr},
     secret::Secret,
@@ -111,8 +114,9 @@ pub struct Pool {
     /// Addresses given literally.
     pub streamers: Vec<StreamerAddr>,
     /// Names to look up: those of `discovery.dns`, and each streamer that is given by a name.
-    /// Never empty together with `streamers`.
     pub dns: Vec<Dns>,
+    /// The message bus. There is at least one of this, `dns` and `streamers`.
+    pub nats: Option<Nats>,
     /// Sessions that one streamer may hold.
     pub sessions_per_streamer: u32,
     /// Clients that may wait for room, and for how long.

@@ -8,7 +8,7 @@ use std::{
 use super::{
     build::Builder,
     diagnostic::Diagnostic,
-    file::{DiscoveryFile, DnsFile},
+    file::DnsFile,
     model::{Dns, DnsKind, Pool, Queue, Rebalance},
     table::{Maybe, Setting},
     value::{address::Endpoint, list::Many, quantity::Share, text::Record},
@@ -45,20 +45,22 @@ impl Builder<'_> {
     pub(super) fn pools(&mut self) -> Vec<Pool> {
         let file = self.file;
         let (streamers, mut dns) = self.streamers(file.streamers.given());
-        dns.extend(self.discovery(&file.discovery));
-        if streamers.is_empty() && dns.is_empty() {
+        let discovery = &file.discovery;
+        dns.extend(discovery.dns.as_ref().and_then(|dns| self.dns(dns)));
+        let nats = discovery.nats.as_ref().and_then(|nats| self.nats(nats));
+        if streamers.is_empty() && dns.is_empty() && nats.is_none() {
             let fault = match &file.streamers {
                 Maybe::Given(streamers) if streamers.value.0.is_empty() => Some(
                     Diagnostic::error(&streamers.place, "there are no streamers").label("empty"),
                 ),
                 // What could not be read has been reported.
                 Maybe::Given(_) | Maybe::Faulty => None,
-                Maybe::Missing if file.discovery.dns.is_some() => None,
+                Maybe::Missing if discovery.dns.is_some() || discovery.nats.is_some() => None,
                 Maybe::Missing => Some(Diagnostic::placeless("`streamers` is missing")),
             };
             self.faults.extend(fault.map(|fault| {
                 fault.absence().help(
-                    "add: streamers = [\"127.0.0.1:4001\", \"127.0.0.1:4002\"], or [discovery.dns]",
+                    "add: streamers = [\"127.0.0.1:4001\", \"127.0.0.1:4002\"], [discovery.dns] or [discovery.nats]",
                 )
             }));
         }
@@ -70,6 +72,7 @@ impl Builder<'_> {
             name: PoolName::new(DEFAULT_POOL),
             streamers,
             dns,
+            nats,
             sessions_per_streamer: base.sessions_per_streamer.value.0,
             queue: Queue {
                 length: length(base.queue_length.value.0),
@@ -91,17 +94,20 @@ impl Builder<'_> {
                 });
             }
             let (streamers, mut dns) = self.streamers(pool.streamers.given());
-            dns.extend(self.discovery(&pool.discovery));
-            let said = pool.discovery.dns.is_some()
+            let discovery = &pool.discovery;
+            dns.extend(discovery.dns.as_ref().and_then(|dns| self.dns(dns)));
+            let nats = discovery.nats.as_ref().and_then(|nats| self.nats(nats));
+            let said = discovery.dns.is_some()
+                || discovery.nats.is_some()
                 || match &pool.streamers {
                     Maybe::Missing => false,
                     Maybe::Faulty => true,
                     Maybe::Given(streamers) => !streamers.value.0.is_empty(),
                 };
-            if streamers.is_empty() && dns.is_empty() && !said {
+            if streamers.is_empty() && dns.is_empty() && nats.is_none() && !said {
                 self.faults.push(
                     Diagnostic::error(&pool.place, format!("the pool `{name}` has no streamers"))
-                        .label("neither `streamers` nor `discovery.dns`")
+                        .label("neither `streamers` nor `discovery`")
                         .absence(),
                 );
             }
@@ -116,6 +122,7 @@ impl Builder<'_> {
                 name: PoolName::new(name.as_str()),
                 streamers,
                 dns,
+                nats,
                 sessions_per_streamer: own(&pool.sessions_per_streamer)
                     .map_or(first.sessions_per_streamer, |limit| limit.0),
                 queue: Queue {
@@ -183,10 +190,6 @@ impl Builder<'_> {
             ttl_min: Duration::from_secs(1),
             ttl_max: Duration::from_secs(30),
         }
-    }
-
-    fn discovery(&mut self, discovery: &DiscoveryFile) -> Option<Dns> {
-        discovery.dns.as_ref().and_then(|dns| self.dns(dns))
     }
 
     fn dns(&mut self, dns: &DnsFile) -> Option<Dns> {

@@ -92,6 +92,16 @@ impl Template {
                 }
                 Shape::Table(inner) => {
                     let inner = inner();
+                    // One that needs what only the operator knows is off until it is wanted.
+                    let required = |key: &Key| match key.shape {
+                        Shape::Value { required, .. } => required,
+                        Shape::Table(_) | Shape::List(_) | Shape::Map(_) => false,
+                    };
+                    let is_set = |key: &Key| {
+                        let path = format!("{path}.{}", key.name);
+                        SET.iter().any(|(set, _)| *set == path)
+                    };
+                    let off = inner.iter().any(|key| required(key) && !is_set(key));
                     // A table that has only tables needs no header of its own.
                     if inner
                         .iter()
@@ -99,7 +109,8 @@ impl Template {
                     {
                         self.out.push_str("\n\n");
                         self.explain(key);
-                        self.out.push_str(&format!("[{path}]\n"));
+                        let mark = if off { "#" } else { "" };
+                        self.out.push_str(&format!("{mark}[{path}]\n"));
                     }
                     self.keys(&inner, &path, off);
                 }

@@ -15,7 +15,7 @@ impl Writer {
     }
 
     pub(super) fn value<T: Value>(&mut self, name: &str, value: &T, place: &Place) {
-        let line = if T::SECRET {
+        let line = if value.hidden() {
             format!("# {name} = \"***\"")
         } else {
             format!("{name} = {}", value.print())

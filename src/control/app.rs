@@ -20,7 +20,7 @@ use super::{
     drain::{self, Exit, Progress},
     listeners::Listeners,
     login_task, moves,
-    pools::Pools,
+    pools::{Listings, Pools},
     rebalance::Rebalances,
     reload::{self, Applied, Outcome, ReloadError, Trigger, Wish},
     signals,
@@ -133,6 +133,8 @@ pub(super) struct Inner {
     /// Listeners, and connections from accept to end.
     connections: TaskTracker,
     pub(super) started: Instant,
+    /// What discovery knows of the pools.
+    pub(super) listings: Listings,
 }
 
 /// What a reload replaces, held by whoever replaces it.
@@ -180,7 +182,8 @@ impl App {
             _ => None,
         };
         // Nothing fails from here on.
-        let mut pools = Pools::default();
+        let listings = Listings::default();
+        let mut pools = Pools::new(listings.clone());
         let start_secret = Secret::new(rand::random::<[u8; 32]>().to_vec());
         let snapshot = Snapshot::first(config.clone(), pools.apply(&config.pools), &start_secret);
         let (phase, phase_seen) = watch::channel(Phase::Running);
@@ -210,6 +213,7 @@ impl App {
             outcome: Mutex::new(None),
             connections,
             started: Instant::now(),
+            listings,
         });
         let mut state = inner.state.lock().await;
         state.listeners.apply(prepared, &inner.server());

@@ -40,6 +40,8 @@ fn facts(
     for pool in &config.pools {
         let mut sources: Vec<String> = pool.streamers.iter().map(ToString::to_string).collect();
         sources.extend(pool.dns.iter().map(|dns| format!("dns {}", dns.name)));
+        let bus = pool.nats.as_ref();
+        sources.extend(bus.map(|bus| format!("bus {}", bus.name())));
         lines.push(format!(
             "streamers of pool {}: {} (up to {} sessions each)",
             pool.name,

@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     base::id::StreamerId,
     config::model,
-    discovery::{Discovery, Source},
+    discovery::{Discovery, Listing, Source},
     net::{
         dial::is_shortage,
         probe::{self, Patience, ProbeError},
@@ -47,16 +47,17 @@ pub fn settings(pool: &model::Pool) -> Settings {
     }
 }
 
-/// Keeps `pool` up to date as `config` says, until the sender of `config` is dropped.
+/// Keeps `pool` up to date as `config` says, until the sender of `config` is dropped. `listing`
+/// shows what the sources of discovery say.
 ///
 /// A changed configuration takes effect at once; sources of discovery that did not change run on.
 /// May be dropped at any time: that ends the probes and the look-ups.
 ///
 /// A pool that nobody looks after would keep its dead streamers in rotation, so a defect that
 /// panics in here costs a second and not the pool.
-pub async fn run(pool: Arc<Pool>, mut config: watch::Receiver<Arc<model::Pool>>) {
+pub async fn run(pool: Arc<Pool>, mut config: watch::Receiver<Arc<model::Pool>>, listing: Listing) {
     loop {
-        let driven = AssertUnwindSafe(drive(&pool, &mut config)).catch_unwind();
+        let driven = AssertUnwindSafe(drive(&pool, &mut config, &listing)).catch_unwind();
         if driven.await.is_ok() {
             return;
         }
@@ -69,10 +70,14 @@ pub async fn run(pool: Arc<Pool>, mut config: watch::Receiver<Arc<model::Pool>>)
     }
 }
 
-async fn drive(pool: &Arc<Pool>, config: &mut watch::Receiver<Arc<model::Pool>>) {
+async fn drive(
+    pool: &Arc<Pool>,
+    config: &mut watch::Receiver<Arc<model::Pool>>,
+    listing: &Listing,
+) {
     let sources = Source::of(&config.borrow_and_update());
     let mut driver = Driver {
-        discovery: Discovery::start(sources),
+        discovery: Discovery::start(sources, listing.clone()),
         probes: JoinSet::new(),
         kept: HashMap::new(),
         // What is known without asking anybody is used without delay.

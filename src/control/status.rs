@@ -1,11 +1,11 @@
 //! How the gateway is: what `/readyz` says.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::{app::Control, reload::Outcome};
-use crate::pool::Health;
+use crate::{base::id::PoolName, discovery::SourceReport, pool::Health};
 
 /// Something that does not work as it should though clients are still welcome.
 #[derive(Clone, Debug, Serialize)]
@@ -33,6 +33,11 @@ impl Control {
         undecided.then_some("no streamer has answered its first probe yet")
     }
 
+    /// What each source of discovery says about a pool, the one that is right first.
+    pub fn sources(&self, pool: &PoolName) -> Vec<SourceReport> {
+        self.0.listings.of(pool).report(Instant::now())
+    }
+
     /// What does not work as it should.
     pub fn degraded(&self) -> Vec<Degraded> {
         let snapshot = self.0.shared.snapshot.load();
@@ -44,6 +49,19 @@ impl Control {
                     detail: "no streamer is in rotation: clients wait, GET /streamers tells why"
                         .to_owned(),
                 });
+            }
+        }
+        for pool in &snapshot.pools {
+            for source in self.sources(pool.name()) {
+                if let Some(error) = source.error {
+                    found.push(Degraded {
+                        part: format!("discovery {} {}", source.kind, source.source),
+                        detail: format!(
+                            "{error}; the {} streamers that it knew stay",
+                            source.streamers.len()
+                        ),
+                    });
+                }
             }
         }
         for monolith in &snapshot.monoliths {

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
@@ -17,7 +17,7 @@ use hickory_resolver::{
 
 use crate::config::model::{Dns, DnsKind};
 
-use super::{Board, Endpoints, RETRY_FIRST, RETRY_MOST, SourceError};
+use super::{Board, Endpoints, RETRY_FIRST, RETRY_MOST, Seen, SourceError};
 
 /// The repeated look-up of one name.
 ///
@@ -68,7 +68,8 @@ impl Lookup {
                     pause
                 }
             };
-            board.put(answer.map(|answer| answer.endpoints));
+            let seen = answer.map(|answer| Seen::of_endpoints(answer.endpoints));
+            board.put(seen, Instant::now());
             tokio::time::sleep(pause.max(SHORTEST_PAUSE)).await;
         }
     }

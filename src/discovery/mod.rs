@@ -4,106 +4,67 @@
 //! fresh or held because the last answer was empty or failed. [`Discovery`] runs the sources of one
 //! pool and merges what they announce.
 
+mod announcement;
+mod board;
 mod dns;
+mod listing;
+pub mod nats;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::select_all;
 use tokio::{sync::watch, task::JoinSet};
 
-use crate::{
-    base::id::{StreamerAddr, StreamerId},
-    config,
-    telemetry::names,
+pub use self::{
+    announcement::{Announcement, Endpoints, Host, Seen, SourceError, Status},
+    board::Kind,
+    listing::{ListedStreamer, Listing, SourceReport},
 };
+use self::{board::Board, listing::Listed};
+use crate::{base::id::StreamerAddr, config};
 
-/// All streamers that somebody knows; an address appears once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Endpoints(pub BTreeMap<StreamerId, StreamerAddr>);
-
-impl Endpoints {
-    /// Streamers named after their addresses.
-    pub fn of_addresses(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
-        Self(
-            addresses
-                .into_iter()
-                .map(|addr| (StreamerId::new(addr.to_string()), StreamerAddr(addr)))
-                .collect(),
-        )
-    }
-
-    /// Adds what `other` knows in addition. Where both know an id or an address, this one is right.
-    pub fn complete(&mut self, other: &Self) {
-        for (id, addr) in &other.0 {
-            if !self.0.contains_key(id) && !self.0.values().any(|known| known == addr) {
-                self.0.insert(id.clone(), *addr);
-            }
-        }
-    }
-}
-
-/// What a source says at one time.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Announcement {
-    /// The last set that was not empty.
-    pub endpoints: Endpoints,
-    /// Streamers of which this source knows that they are about to end, listed or not: it says so
-    /// until they are back or forgotten.
-    pub leaving: BTreeSet<StreamerAddr>,
-    pub status: Status,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Status {
-    /// No answer yet.
-    #[default]
-    Pending,
-    Fresh,
-    /// The last answer was of no use; the set of an earlier one is held.
-    Stale(SourceError),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SourceError {
-    #[error("the answer is empty")]
-    Empty,
-    #[error("the name does not exist")]
-    NoSuchName,
-    #[error("no DNS server answered in time")]
-    Timeout,
-    #[error("the DNS server answered {0}")]
-    Refused(String),
-    #[error("the DNS servers cannot be reached")]
-    Unreachable,
-    #[error("the name is not a valid DNS name")]
-    BadName,
-    #[error("the system's resolver configuration cannot be read (set `resolvers`)")]
-    NoResolver,
-    #[error("the answer brings a defect of the gateway to light (report it)")]
-    Defect,
-}
-
-/// One place to learn from. Other kinds (Kubernetes, the message bus) are further variants.
+/// One place to learn from. Another kind (Kubernetes) is a further variant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Addresses given literally; never stale.
     Fixed(Endpoints),
     Dns(config::model::Dns),
+    Nats(Box<config::model::Nats>),
 }
 
 impl Source {
     /// The sources of a pool; where two contradict each other, the earlier one is right.
     pub fn of(pool: &config::model::Pool) -> Vec<Self> {
+        let nats = pool.nats.iter().cloned().map(Box::new).map(Self::Nats);
         let dns = pool.dns.iter().cloned().map(Self::Dns);
         let fixed = Self::Fixed(Endpoints::of_addresses(
             pool.streamers.iter().map(|addr| addr.0),
         ));
-        dns.chain((!pool.streamers.is_empty()).then_some(fixed))
+        nats.chain(dns)
+            .chain((!pool.streamers.is_empty()).then_some(fixed))
             .collect()
+    }
+}
+
+impl Source {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Fixed(_) => Kind::List,
+            Self::Dns(_) => Kind::Dns,
+            Self::Nats(_) => Kind::Nats,
+        }
+    }
+
+    /// Tells sources of one kind apart, in the log, in metrics and on pages.
+    fn name(&self) -> String {
+        match self {
+            Self::Fixed(_) => "streamers".to_owned(),
+            Self::Dns(dns) => dns.name.clone(),
+            Self::Nats(nats) => nats.name(),
+        }
     }
 }
 
@@ -111,6 +72,7 @@ impl Source {
 #[derive(Debug)]
 pub struct Discovery {
     running: Vec<Running>,
+    listing: Listing,
     /// What was applied last.
     current: Endpoints,
     leaving: BTreeSet<StreamerAddr>,
@@ -125,13 +87,17 @@ struct Running {
 }
 
 impl Discovery {
-    /// Starts the sources. Must be called within a tokio runtime.
-    pub fn start(sources: Vec<Source>) -> Self {
-        Self {
+    /// Starts the sources, and has `listing` show what they say. Must be called within a tokio
+    /// runtime.
+    pub fn start(sources: Vec<Source>, listing: Listing) -> Self {
+        let discovery = Self {
             running: sources.into_iter().map(Running::start).collect(),
+            listing,
             current: Endpoints::default(),
             leaving: BTreeSet::new(),
-        }
+        };
+        discovery.list();
+        discovery
     }
 
     /// Goes over to other sources: what is configured as before runs on undisturbed, and until the
@@ -147,6 +113,12 @@ impl Discovery {
                 },
             )
             .collect();
+        self.list();
+    }
+
+    fn list(&self) {
+        self.listing
+            .replace(self.running.iter().map(Running::listed).collect());
     }
 
     /// Completes when some source has announced something new.
@@ -170,12 +142,27 @@ impl Discovery {
         let mut merged = Endpoints::default();
         let mut leaving = BTreeSet::new();
         let mut pending = false;
+        let mut addresses = BTreeMap::new();
+        let mut leaving_hosts = BTreeSet::new();
         for running in &mut self.running {
             let announcement = running.announced.borrow_and_update();
-            pending |= announcement.status == Status::Pending;
-            merged.complete(&announcement.endpoints);
-            leaving.extend(&announcement.leaving);
+            let Announcement { seen, status, .. } = &*announcement;
+            pending |= *status == Status::Pending;
+            merged.complete(&seen.endpoints);
+            leaving.extend(&seen.leaving);
+            for (name, host) in &seen.hosts {
+                match host.address {
+                    Some(address) => {
+                        addresses.insert(name.clone(), address);
+                    }
+                    None if host.leaving => {
+                        leaving_hosts.insert(name.clone());
+                    }
+                    None => {}
+                }
+            }
         }
+        leaving.extend(leaving_hosts.iter().filter_map(|name| addresses.get(name)));
         if pending {
             merged.complete(&self.current);
         }
@@ -206,15 +193,19 @@ impl Running {
         match &source {
             Source::Fixed(endpoints) => {
                 announce.send_replace(Announcement {
-                    endpoints: endpoints.clone(),
-                    leaving: BTreeSet::new(),
+                    seen: Seen::of_endpoints(endpoints.clone()),
                     status: Status::Fresh,
+                    heard: Some(Instant::now()),
                 });
             }
             Source::Dns(dns) => {
                 let lookup = dns::Lookup::new(dns.clone());
-                let board = Board::new(&dns.name, announce);
+                let board = Board::new(source.kind(), &source.name(), announce);
                 task.spawn(lookup.run(board));
+            }
+            Source::Nats(nats) => {
+                let board = Board::new(source.kind(), &source.name(), announce);
+                task.spawn(nats::run(nats::Bus::new((**nats).clone()), board));
             }
         }
         Self {
@@ -223,70 +214,13 @@ impl Running {
             _task: task,
         }
     }
-}
 
-/// Where one source puts its answers up: holds the last good one, counts, and logs each change of
-/// status once.
-struct Board {
-    name: String,
-    announce: watch::Sender<Announcement>,
-    ok: metrics::Counter,
-    empty: metrics::Counter,
-    failed: metrics::Counter,
-    stale: metrics::Gauge,
-}
-
-impl Board {
-    fn new(name: &str, announce: watch::Sender<Announcement>) -> Self {
-        let updates = |result| names::DISCOVERY_UPDATES.counter(&[name, result]);
-        Self {
-            name: name.to_owned(),
-            announce,
-            ok: updates("ok"),
-            empty: updates("empty"),
-            failed: updates("failed"),
-            stale: names::DISCOVERY_STALE.gauge(&[name]),
+    fn listed(&self) -> Listed {
+        Listed {
+            kind: self.source.kind(),
+            name: self.source.name(),
+            announced: self.announced.clone(),
         }
-    }
-
-    fn put(&self, answer: Result<Endpoints, SourceError>) {
-        let source = &self.name;
-        let answer = match answer {
-            Ok(endpoints) if endpoints.0.is_empty() => Err(SourceError::Empty),
-            other => other,
-        };
-        let counter = match &answer {
-            Ok(_) => &self.ok,
-            Err(SourceError::Empty | SourceError::NoSuchName) => &self.empty,
-            Err(_) => &self.failed,
-        };
-        counter.increment(1);
-        self.stale.set(f64::from(u8::from(answer.is_err())));
-        self.announce.send_if_modified(|current| match answer {
-            Ok(endpoints) => {
-                if matches!(current.status, Status::Stale(_)) {
-                    tracing::info!(%source, streamers = endpoints.0.len(), "DNS answers for {source} again");
-                }
-                let next = Announcement {
-                    endpoints,
-                    leaving: BTreeSet::new(),
-                    status: Status::Fresh,
-                };
-                let changed = *current != next;
-                *current = next;
-                changed
-            }
-            Err(error) => {
-                let next = Status::Stale(error);
-                let changed = current.status != next;
-                if changed && let Status::Stale(error) = &next {
-                    let held = current.endpoints.0.len();
-                    tracing::warn!(%source, %error, held, "DNS gives no streamers for {source}: {error}; the {held} known ones stay; check the name and the DNS server");
-                }
-                current.status = next;
-                changed
-            }
-        });
     }
 }
 
@@ -300,29 +234,32 @@ mod tests {
 
     use tokio::{sync::watch, task::JoinSet};
 
-    use super::{Announcement, Board, Discovery, Endpoints, Source, SourceError, Status};
+    use super::{Announcement, Discovery, Endpoints, Host, Listing, Running, Seen, Source, Status};
+    use crate::base::id::StreamerAddr;
 
-    fn endpoints(ports: &[u16]) -> Endpoints {
-        Endpoints::of_addresses(
-            ports
-                .iter()
-                .map(|port| SocketAddr::from(([127, 0, 0, 1], *port))),
-        )
+    fn address(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
     }
 
-    #[test]
-    fn an_empty_or_failed_answer_holds_the_last_good_one() {
+    fn endpoints(ports: &[u16]) -> Endpoints {
+        Endpoints::of_addresses(ports.iter().map(|port| address(*port)))
+    }
+
+    /// A source that says what the test makes it say.
+    fn told(discovery: &mut Discovery) -> impl Fn(Seen) + use<> {
         let (announce, announced) = watch::channel(Announcement::default());
-        let board = Board::new("test", announce);
-        board.put(Ok(endpoints(&[1, 2])));
-        for bad in [Ok(Endpoints::default()), Err(SourceError::Timeout)] {
-            board.put(bad);
-            assert_eq!(announced.borrow().endpoints, endpoints(&[1, 2]));
-            assert!(matches!(announced.borrow().status, Status::Stale(_)));
+        discovery.running.push(Running {
+            source: Source::Fixed(Endpoints::default()),
+            announced,
+            _task: JoinSet::new(),
+        });
+        move |seen| {
+            announce.send_replace(Announcement {
+                seen,
+                status: Status::Fresh,
+                heard: None,
+            });
         }
-        board.put(Ok(endpoints(&[3])));
-        assert_eq!(announced.borrow().endpoints, endpoints(&[3]));
-        assert_eq!(announced.borrow().status, Status::Fresh);
     }
 
     #[test]
@@ -341,18 +278,13 @@ mod tests {
 
     #[test]
     fn who_is_about_to_end_is_in_no_set_unless_nobody_else_is() {
-        let (announce, announced) = watch::channel(Announcement::default());
-        let mut discovery = Discovery::start(vec![Source::Fixed(endpoints(&[1, 2]))]);
-        discovery.running.push(super::Running {
-            source: Source::Fixed(Endpoints::default()),
-            announced,
-            _task: JoinSet::new(),
-        });
+        let sources = vec![Source::Fixed(endpoints(&[1, 2]))];
+        let mut discovery = Discovery::start(sources, Listing::default());
+        let source = told(&mut discovery);
         let says = |leaving: &[u16]| {
-            announce.send_replace(Announcement {
-                endpoints: Endpoints::default(),
+            source(Seen {
                 leaving: endpoints(leaving).0.into_values().collect(),
-                status: Status::Fresh,
+                ..Seen::default()
             });
         };
         says(&[1]);
@@ -365,11 +297,43 @@ mod tests {
         assert_eq!(discovery.endpoints(), &endpoints(&[1, 2]));
     }
 
+    #[test]
+    fn a_source_without_addresses_is_completed_by_one_that_has_them() {
+        let sources = vec![Source::Fixed(endpoints(&[1, 2]))];
+        let mut discovery = Discovery::start(sources, Listing::default());
+        let (pods, bus) = (told(&mut discovery), told(&mut discovery));
+        let host = |port: Option<u16>, leaving| Host {
+            address: port.map(|port| StreamerAddr(address(port))),
+            leaving,
+        };
+        pods(Seen {
+            hosts: [("pod-1".to_owned(), host(Some(1), false))].into(),
+            ..Seen::default()
+        });
+        for (left, staying) in [("pod-1", &[2][..]), ("pod-3", &[1, 2])] {
+            bus(Seen {
+                hosts: [(left.to_owned(), host(None, true))].into(),
+                ..Seen::default()
+            });
+            assert_eq!(discovery.endpoints(), &endpoints(staying), "{left}");
+        }
+    }
+
     #[tokio::test]
     async fn other_sources_take_over_at_once_when_they_need_nobody() {
-        let mut discovery = Discovery::start(vec![Source::Fixed(endpoints(&[1, 2]))]);
+        let listing = Listing::default();
+        let source = |ports| vec![Source::Fixed(endpoints(ports))];
+        let mut discovery = Discovery::start(source(&[1, 2]), listing.clone());
         assert_eq!(discovery.endpoints(), &endpoints(&[1, 2]));
-        discovery.replace(vec![Source::Fixed(endpoints(&[2, 3]))]);
+        discovery.replace(source(&[2, 3]));
         assert_eq!(discovery.endpoints(), &endpoints(&[2, 3]));
+        let report = listing.report(std::time::Instant::now());
+        let [source] = report.as_slice() else {
+            panic!("{report:?}")
+        };
+        assert_eq!((source.kind, source.status), ("list", "fresh"));
+        let addresses = source.streamers.iter();
+        let addresses: Vec<_> = addresses.filter_map(|one| one.address.as_deref()).collect();
+        assert_eq!(addresses, ["127.0.0.1:2", "127.0.0.1:3"]);
     }
 }

@@ -119,8 +119,17 @@ fn parse(filter: &str, access: bool) -> Result<EnvFilter, LogError> {
         false => "access=off",
     };
     let access = access.parse().map_err(|_| fault("access".to_owned()))?;
-    Ok(parsed.add_directive(access))
+    let mut parsed = parsed.add_directive(access);
+    // The client of NATS has a line for each message that it drops; what an operator needs of it is
+    // logged by whoever listens.
+    if !filter.contains(QUIET) {
+        let quiet = format!("{QUIET}=off").parse();
+        parsed = parsed.add_directive(quiet.map_err(|_| fault(QUIET.to_owned()))?);
+    }
+    Ok(parsed)
 }
+
+const QUIET: &str = "async_nats";
 
 enum Line {
     Text(Vec<u8>),

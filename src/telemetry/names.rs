@@ -115,6 +115,9 @@ metrics! {
     STREAMER_LOGINS_LIMIT = Gauge Count "streamer_logins_limit" ["streamer"] "Logins that may be in flight at the streamer, as learned from their latency; 0 while it has none.";
     DISCOVERY_UPDATES = Counter Count "discovery_updates_total" ["source", "result"] "Answers of discovery sources: ok, empty, failed.";
     DISCOVERY_STALE = Gauge Count "discovery_stale" ["source"] "1 while a source's last answer failed and the last good one is held.";
+    NATS_CONNECTED = Gauge Count "nats_connected" ["source"] "1 while there is a connection to the message bus.";
+    NATS_EVENTS = Counter Count "nats_events_total" ["source", "event"] "What happened to the connection to the message bus: connected, disconnected, failed (an attempt to connect), refused (credentials or permissions), lame_duck (its server is about to end), slow_consumer (messages were dropped).";
+    NATS_PACKETS = Counter Count "nats_packets_total" ["source", "result"] "Packets from the message bus: ok, or why they were passed over: serialiser (neither JSON nor EJSON), version (of another protocol), malformed, sender (without a valid id), too_large.";
     AFFINITY = Counter Count "affinity_total" ["result"] "Where sessions went: kept (preferred streamer), moved (it had no room or health), new.";
 
     CONFIG_RELOADS = Counter Count "config_reloads_total" ["result"] "Configuration loads: ok, failed, unchanged.";

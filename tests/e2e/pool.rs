@@ -17,6 +17,7 @@ use ddp_gateway::{
     config::model,
     control::pool_task,
     demo::streamer::{Mode, Streamer, StreamerOptions},
+    discovery::Listing,
     pool::{Health, Outcome, Pool, Wish},
 };
 use tokio::{
@@ -50,7 +51,7 @@ impl Running {
     fn start(config: model::Pool) -> Self {
         let pool = Pool::new(pool_task::settings(&config), Instant::now());
         let (config, changes) = watch::channel(Arc::new(config));
-        let task = tokio::spawn(pool_task::run(pool.clone(), changes));
+        let task = tokio::spawn(pool_task::run(pool.clone(), changes, Listing::default()));
         Self { pool, config, task }
     }
 
@@ -109,6 +110,7 @@ fn config(streamers: &[SocketAddr]) -> model::Pool {
         name: PoolName::from("default"),
         streamers: streamers.iter().copied().map(StreamerAddr).collect(),
         dns: Vec::new(),
+        nats: None,
         sessions_per_streamer: 500,
         queue: model::Queue {
             length: 10_000,

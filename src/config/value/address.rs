@@ -147,7 +147,7 @@ impl Word for Endpoint {
 }
 
 /// Splits `host:port`; the host is an IP address or a DNS name, in lower case.
-fn host_port(text: &str, default: Option<u16>) -> Result<(String, u16), Reason> {
+pub(super) fn host_port(text: &str, default: Option<u16>) -> Result<(String, u16), Reason> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok((address.ip().to_string(), address.port()));
     }

@@ -83,6 +83,10 @@ impl<T: Value> Value for Many<T> {
     fn print(&self) -> String {
         print_elements(&self.0.all)
     }
+
+    fn hidden(&self) -> bool {
+        self.0.all.iter().any(|element| element.value.hidden())
+    }
 }
 
 impl<T: Value> Value for OneOrMany<T> {
@@ -107,5 +111,9 @@ impl<T: Value> Value for OneOrMany<T> {
             [one] => one.value.print(),
             many => print_elements(many),
         }
+    }
+
+    fn hidden(&self) -> bool {
+        self.0.all.iter().any(|element| element.value.hidden())
     }
 }

@@ -1,6 +1,7 @@
 //! The kinds of values: how each is read, described and written.
 
 pub(super) mod address;
+pub(super) mod bus;
 pub(super) mod choice;
 pub(super) mod list;
 pub(super) mod quantity;
@@ -29,6 +30,10 @@ pub(super) trait Value: Sized + Clone {
     fn schema() -> Json;
     /// As TOML.
     fn print(&self) -> String;
+    /// Whether this very value is not to be shown.
+    fn hidden(&self) -> bool {
+        Self::SECRET
+    }
 }
 
 /// A value that is written as one string.
@@ -41,6 +46,11 @@ pub(super) trait Word: Sized + Clone {
 
     fn parse(text: &str) -> Result<Self, Reason>;
     fn print(&self) -> String;
+
+    /// Whether this very value is not to be shown.
+    fn hidden(&self) -> bool {
+        Self::SECRET
+    }
 
     /// Why a number is not enough.
     fn number(number: i64) -> Reason {
@@ -103,6 +113,10 @@ impl<T: Word> Value for T {
 
     fn print(&self) -> String {
         quote(&Word::print(self))
+    }
+
+    fn hidden(&self) -> bool {
+        Word::hidden(self)
     }
 }
 

@@ -1,0 +1,353 @@
+//! Streamers by the message bus of Rocket.Chat's services, NATS.
+//!
+//! The gateway listens. Under Moleculer, all that it ever publishes is `DISCOVER`, which every node
+//! answers and none remembers; so nobody expects a heartbeat or anything else of it, and services
+//! are not balanced to it. `packet`, `nodes` and `roll` decide, without a socket and without a
+//! clock; `link` is the connection.
+
+mod link;
+mod meters;
+mod nodes;
+mod packet;
+mod roll;
+
+use std::{
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
+
+use async_nats::Subscriber;
+use bytes::Bytes;
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    stream::{BoxStream, SelectAll},
+};
+use tokio::time::sleep_until;
+
+pub use self::link::LinkError;
+use self::{
+    link::{Link, Turn, jitter},
+    meters::Meters,
+    nodes::{Ask, Nodes, Terms},
+    packet::{Packet, Subjects, Topic},
+    roll::Roll,
+};
+use super::{Board, RETRY_FIRST, Seen, SourceError};
+use crate::config::model::{Broker, Nats};
+
+/// One bus, and what was learned from it, whatever becomes of the connection.
+#[derive(Debug)]
+pub(super) struct Bus {
+    nats: Nats,
+    own: String,
+    meters: Meters,
+    nodes: Nodes,
+    roll: Roll,
+    /// What the server does not let us hear.
+    forbidden: Option<String>,
+}
+
+/// What is on a bus at one time.
+#[derive(Clone, Debug)]
+pub struct Examined {
+    /// Which server answered.
+    pub server: String,
+    pub seen: Seen,
+}
+
+/// Listens until the task is ended.
+pub(super) async fn run(mut bus: Bus, board: Board) {
+    let mut pause = RETRY_FIRST;
+    loop {
+        let began = Instant::now();
+        // A defect that an odd packet brings to light must not end the listening for good.
+        let ended = AssertUnwindSafe(bus.serve(&board)).catch_unwind().await;
+        bus.meters.up.set(0.0);
+        bus.nodes.handle_disconnected();
+        let why = match ended {
+            Ok(error) => error.into(),
+            Err(_panic) => {
+                bus = Bus::new(bus.nats);
+                SourceError::Defect
+            }
+        };
+        if began.elapsed() > RETRY_MOST {
+            pause = RETRY_FIRST;
+        }
+        board.put(Err(why), Instant::now());
+        tokio::time::sleep(jitter(pause)).await;
+        pause = (pause * 2).min(RETRY_MOST);
+    }
+}
+
+/// Connects once and looks who is there, within a few seconds.
+///
+/// # Errors
+/// Why there is no connection.
+pub async fn examine(nats: &Nats) -> Result<Examined, LinkError> {
+    let mut bus = Bus::new(nats.clone());
+    let mut link = Link::connect(nats, &bus.meters).await?;
+    let server = link.server();
+    let until = Instant::now() + EXAMINE_FOR;
+    let followed = Box::pin(bus.follow(&mut link, None));
+    // It ends only when the connection does.
+    if let Ok(error) = tokio::time::timeout_at(until.into(), followed).await {
+        return Err(error);
+    }
+    if let Some(text) = bus.forbidden {
+        return Err(LinkError::Forbidden(text));
+    }
+    bus.roll.end_round(until);
+    let seen = match nats.broker {
+        Broker::Moleculer { .. } => bus.nodes.seen(),
+        Broker::Micro => bus.roll.seen(),
+    };
+    Ok(Examined { server, seen })
+}
+
+impl Bus {
+    pub(super) fn new(nats: Nats) -> Self {
+        let id: u128 = rand::random();
+        let own = format!("ddp-gateway-{id:032x}");
+        Self {
+            meters: Meters::new(&nats.name()),
+            nodes: Nodes::new(Terms::new(&nats, &own)),
+            roll: Roll::default(),
+            forbidden: None,
+            own,
+            nats,
+        }
+    }
+
+    /// One connection from its beginning to its end.
+    async fn serve(&mut self, board: &Board) -> LinkError {
+        let mut link = match Link::connect(&self.nats, &self.meters).await {
+            Ok(link) => link,
+            Err(error) => {
+                match error {
+                    LinkError::Refused(_) => self.meters.refused.increment(1),
+                    _ => self.meters.failed.increment(1),
+                }
+                return error;
+            }
+        };
+        self.meters.up.set(1.0);
+        self.forbidden = None;
+        let (source, server) = (self.nats.name(), link.server());
+        tracing::info!(%source, %server, "connected to the message bus at {source}");
+        self.follow(&mut link, Some(board)).await
+    }
+
+    async fn follow(&mut self, link: &mut Link, board: Option<&Board>) -> LinkError {
+        match &self.nats.broker {
+            Broker::Moleculer { namespace } => {
+                let subjects = Subjects::new(namespace);
+                match Packets::hear(link, &subjects, &self.own).await {
+                    Ok(packets) => self.listen(link, packets, &subjects, board).await,
+                    Err(error) => error,
+                }
+            }
+            Broker::Micro => {
+                let inbox = link.inbox();
+                match link.subscribe(inbox.clone()).await {
+                    Ok(answers) => self.call_roll(link, answers, &inbox, board).await,
+                    Err(error) => error,
+                }
+            }
+        }
+    }
+
+    /// A Moleculer node that nobody sees.
+    async fn listen(
+        &mut self,
+        link: &mut Link,
+        mut packets: Packets,
+        subjects: &Subjects,
+        board: Option<&Board>,
+    ) -> LinkError {
+        let mut ask_at = Instant::now();
+        let mut told_at = None;
+        self.nodes.handle_connected(ask_at);
+        loop {
+            let now = Instant::now();
+            if ask_at <= now {
+                let everybody = subjects.discover(None);
+                link.publish(everybody, packet::discover(&self.own)).await;
+                ask_at = now + ASK_EVERY;
+            }
+            self.nodes.handle_timeout(now);
+            let due = told_at.is_none_or(|told| now >= told + TELL_EVERY);
+            if let Some(board) = board
+                && self.nodes.is_settled()
+                && (self.nodes.take_changed() || due)
+            {
+                told_at = Some(now);
+                self.tell(board, self.nodes.seen(), now);
+            }
+            let wake_at = self.nodes.next_due().map_or(ask_at, |due| due.min(ask_at));
+            tokio::select! {
+                heard = packets.next() => {
+                    let Some((topic, payload)) = heard else {
+                        return LinkError::Lost;
+                    };
+                    let parsed = self.meters.packet(packet::parse(topic, &payload));
+                    let ask = parsed.map_or(Ask::Nobody, |packet| self.handle(packet));
+                    if let Ask::One(node) = ask {
+                        let one = subjects.discover(Some(&node));
+                        link.publish(one, packet::discover(&self.own)).await;
+                    }
+                }
+                turn = link.turn() => match self.turned(turn, link, board).await {
+                    Turned::On => {}
+                    Turned::AskAgain(pause) => ask_at = ask_at.min(Instant::now() + pause),
+                    Turned::Over => return LinkError::Lost,
+                },
+                () = sleep_until(wake_at.into()) => {}
+            }
+        }
+    }
+
+    fn handle(&mut self, packet: Packet) -> Ask {
+        if let Packet::Disconnect { sender } = &packet {
+            tracing::debug!(node = %sender, "a node leaves the message bus");
+        }
+        self.nodes.handle(packet, Instant::now())
+    }
+
+    /// Asks again and again which services are there.
+    async fn call_roll(
+        &mut self,
+        link: &mut Link,
+        mut answers: Subscriber,
+        inbox: &str,
+        board: Option<&Board>,
+    ) -> LinkError {
+        let mut call_at = Instant::now();
+        let mut end_at = None;
+        let mut unanswered = 0;
+        self.nodes.handle_connected(call_at);
+        loop {
+            let now = Instant::now();
+            if call_at <= now {
+                link.ask(roll::subject(), inbox).await;
+                (end_at, call_at) = (Some(now + ROUND), now + CALL_EVERY);
+            }
+            if let Some(board) = board
+                && end_at.is_some_and(|end| end <= now)
+            {
+                end_at = None;
+                let answered = self.roll.end_round(now);
+                unanswered = if answered { 0 } else { unanswered + 1 };
+                if answered {
+                    self.tell(board, self.roll.seen(), now);
+                } else if unanswered >= ROUNDS && link.is_up() {
+                    self.tell(board, Seen::default(), now);
+                }
+            }
+            let wake_at = end_at.map_or(call_at, |end: Instant| end.min(call_at));
+            tokio::select! {
+                answer = answers.next() => {
+                    let Some(answer) = answer else {
+                        return LinkError::Lost;
+                    };
+                    // A status says that nobody is there to answer.
+                    if answer.status.is_none()
+                        && let Some(node) = self.meters.packet(roll::parse(&answer.payload))
+                    {
+                        self.roll.handle(node);
+                    }
+                }
+                turn = link.turn() => match self.turned(turn, link, board).await {
+                    Turned::On => {}
+                    Turned::AskAgain(pause) => call_at = call_at.min(Instant::now() + pause),
+                    Turned::Over => return LinkError::Lost,
+                },
+                () = sleep_until(wake_at.into()) => {}
+            }
+        }
+    }
+
+    async fn turned(&mut self, turn: Turn, link: &Link, board: Option<&Board>) -> Turned {
+        let source = self.nats.name();
+        match turn {
+            Turn::Restored => {
+                self.meters.up.set(1.0);
+                self.nodes.handle_connected(Instant::now());
+                let server = link.server();
+                tracing::info!(%source, %server, "connected to the message bus at {source} again");
+                Turned::AskAgain(Duration::ZERO)
+            }
+            Turn::Lost => {
+                self.meters.up.set(0.0);
+                self.nodes.handle_disconnected();
+                let lost = Err(LinkError::Lost.into());
+                board.inspect(|board| board.put(lost, Instant::now()));
+                Turned::On
+            }
+            Turn::Overrun => Turned::AskAgain(ASK_SOON),
+            Turn::LameDuck => {
+                tracing::info!(%source, "a server of the message bus {source} is about to end");
+                link.leave_server().await;
+                Turned::On
+            }
+            Turn::Forbidden(text) => {
+                tracing::warn!(
+                    %source, answer = %text,
+                    "the server of the message bus {source} refuses something: {text}; the \
+                     permissions that the gateway needs are in the README"
+                );
+                self.forbidden = Some(text);
+                Turned::On
+            }
+            Turn::Ended => Turned::Over,
+        }
+    }
+
+    fn tell(&self, board: &Board, seen: Seen, now: Instant) {
+        let forbidden = self.forbidden.clone().filter(|_| seen.is_empty());
+        let answer = match forbidden {
+            Some(text) => Err(LinkError::Forbidden(text).into()),
+            None => Ok(seen),
+        };
+        board.put(answer, now);
+    }
+}
+
+/// What follows from what happened to the connection.
+enum Turned {
+    On,
+    AskAgain(Duration),
+    Over,
+}
+
+/// What comes on all subjects, with what each carries.
+struct Packets(SelectAll<BoxStream<'static, (Topic, Bytes)>>);
+
+impl Packets {
+    async fn hear(link: &Link, subjects: &Subjects, own: &str) -> Result<Self, LinkError> {
+        let mut all = SelectAll::new();
+        for (subject, topic) in subjects.heard_by(own) {
+            let heard = link.subscribe(subject).await?;
+            all.push(heard.map(move |message| (topic, message.payload)).boxed());
+        }
+        Ok(Self(all))
+    }
+
+    /// `None`: the connection has ended.
+    async fn next(&mut self) -> Option<(Topic, Bytes)> {
+        self.0.next().await
+    }
+}
+
+const EXAMINE_FOR: Duration = Duration::from_millis(1500);
+/// Streamers announce themselves; this is for announcements that were lost.
+const ASK_EVERY: Duration = Duration::from_secs(60);
+const ASK_SOON: Duration = Duration::from_secs(2);
+/// How fresh the picture is that others see.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+const CALL_EVERY: Duration = Duration::from_secs(2);
+/// For the answers to one call.
+const ROUND: Duration = Duration::from_secs(1);
+/// Rounds without any answer until that is said.
+const ROUNDS: u32 = 2;
+const RETRY_MOST: Duration = Duration::from_secs(5);
