@@ -1,5 +1,7 @@
 //! The command line: what can be asked of the program, and the commands that need no gateway.
 
+mod check;
+
 use std::{
     env,
     ffi::OsString,
@@ -13,6 +15,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
+pub use self::check::CheckArgs;
 use crate::{
     config::{self, Diagnostic, Environment, Loaded, Severity},
     net::tls::Certificates,
@@ -55,7 +58,7 @@ pub enum Command {
     /// Serve.
     Run(ConfigArgs),
     /// Report every fault of a configuration, without starting.
-    Check(ConfigArgs),
+    Check(CheckArgs),
     /// Print the commented default, the JSON schema or the values in force.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -194,7 +197,7 @@ Operate, with [--admin URL]
                        [--wait] shows it until it is over
 
 Configure
-  check                report every fault of a configuration, without starting
+  check                report every fault of a configuration; [--connect] tries the message bus
   config default       the commented default, to begin with
   config schema        its JSON schema, for editors and pipelines
   config effective     the values in force, and where each comes from
@@ -329,33 +332,6 @@ impl ConfigArgs {
                 Err(Exit::Usage)
             }
         }
-    }
-
-    /// `ddp-gateway check`
-    pub fn check(&self, console: &mut Console<'_>) -> Exit {
-        let loaded = match self.load(console) {
-            Ok(loaded) => loaded,
-            Err(exit) => return exit,
-        };
-        let config = &loaded.config;
-        let streamers: usize = config.pools.iter().map(|pool| pool.streamers.len()).sum();
-        let names: usize = config.pools.iter().map(|pool| pool.dns.len()).sum();
-        let buses = config.pools.iter().filter(|pool| pool.nats.is_some());
-        let buses = match buses.count() {
-            0 => String::new(),
-            1 => ", 1 message bus".to_owned(),
-            count => format!(", {count} message buses"),
-        };
-        console.print(&format!(
-            "{}: no faults. {}, {}, {}, {}, {}{buses}.",
-            self.config.display(),
-            many(config.listeners.len(), "listener"),
-            many(config.routes.len(), "route"),
-            many(config.pools.len(), "pool"),
-            many(streamers, "streamer"),
-            many(names, "DNS name"),
-        ));
-        Exit::Done
     }
 }
 

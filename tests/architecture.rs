@@ -57,6 +57,7 @@ const CONFINED: &[Confined] = &[
             "control",
             "admin",
             "demo",
+            "cli/check.rs",
             "cli.rs",
             "main.rs",
         ],

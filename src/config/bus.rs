@@ -81,6 +81,24 @@ impl Builder<'_> {
         })
     }
 
+    /// With `broker = "nats"` a bus tells no addresses.
+    pub(super) fn nats_alone(&mut self, file: Option<&NatsFile>, others: bool) {
+        if let Some(file) = file
+            && file.broker.value == BrokerKind::Nats
+            && !others
+        {
+            self.faults.push(
+                Diagnostic::error(
+                    &file.broker.place,
+                    "the pool has no source that knows addresses",
+                )
+                .label("this broker tells hosts only")
+                .absence()
+                .help("add `streamers` or another table of [discovery]"),
+            );
+        }
+    }
+
     fn nats_certificate(&mut self, file: &NatsFile) -> Option<Certificate> {
         match (&file.cert, &file.key) {
             (Some(cert), Some(key)) => Some(Certificate {
@@ -175,7 +193,7 @@ impl Builder<'_> {
         let path = self.named_file(file, &file.value.0);
         let fault = match fs::read_to_string(&path) {
             Ok(text) if text.trim().is_empty() => "it is empty".to_owned(),
-            Ok(text) => return Some(Secret::new(text.trim_end().to_owned())),
+            Ok(text) => return Some(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())),
             Err(error) => reason(&error),
         };
         self.faults.push(

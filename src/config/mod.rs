@@ -49,6 +49,7 @@ pub use self::{
     source::{Environment, PREFIX},
     template::template,
 };
+use crate::base::id::PoolName;
 
 /// A configuration that can be used, and what else is known about it.
 #[derive(Clone, Debug)]
@@ -146,6 +147,21 @@ impl Loaded {
         let mut writer = Writer::default();
         self.written.write(&mut writer);
         writer.finish()
+    }
+
+    /// Says something about the message bus of a pool, at the place that names its servers.
+    pub fn about_bus(&self, pool: &PoolName, severity: Severity, reason: &str) -> Diagnostic {
+        let discovery = match self.written.pools.get(pool.as_str()) {
+            Some(pool) => &pool.discovery,
+            None => &self.written.discovery,
+        };
+        let url = discovery.nats.as_ref().and_then(|nats| nats.url.0.as_ref());
+        let mut about = match url {
+            Some(url) => Diagnostic::error(&url.place, reason),
+            None => Diagnostic::placeless(reason.to_owned()),
+        };
+        about.severity = severity;
+        about
     }
 
     /// Says something about a file that the configuration names, at the place where it does.

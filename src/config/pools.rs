@@ -64,6 +64,8 @@ impl Builder<'_> {
                 )
             }));
         }
+        let others = discovery.dns.is_some() || !matches!(file.streamers, Maybe::Missing);
+        self.nats_alone(discovery.nats.as_ref(), others);
         let health = self.health();
         let base = &file.pool;
         self.at_least(&base.attach_timeout, Duration::from_millis(10));
@@ -111,6 +113,8 @@ impl Builder<'_> {
                         .absence(),
                 );
             }
+            let others = discovery.dns.is_some() || !matches!(pool.streamers, Maybe::Missing);
+            self.nats_alone(discovery.nats.as_ref(), others);
             if let Some(timeout) = &pool.attach_timeout {
                 self.at_least(timeout, Duration::from_millis(10));
             }

@@ -17,7 +17,7 @@ use hickory_resolver::{
 
 use crate::config::model::{Dns, DnsKind};
 
-use super::{Board, Endpoints, RETRY_FIRST, RETRY_MOST, Seen, SourceError};
+use super::{Board, Endpoints, Host, RETRY_FIRST, RETRY_MOST, Seen, SourceError};
 
 /// The repeated look-up of one name.
 ///
@@ -68,9 +68,33 @@ impl Lookup {
                     pause
                 }
             };
-            let seen = answer.map(|answer| Seen::of_endpoints(answer.endpoints));
+            let seen = answer.map(|answer| self.seen(answer.endpoints));
             board.put(seen, Instant::now());
             tokio::time::sleep(pause.max(SHORTEST_PAUSE)).await;
+        }
+    }
+
+    /// A name with one address is that of a host.
+    fn seen(&self, endpoints: Endpoints) -> Seen {
+        let mut addresses = endpoints.0.values();
+        let hosts = match (addresses.next(), addresses.next(), self.dns.kind) {
+            (Some(only), None, DnsKind::Address { .. }) => {
+                let (host, _) = self
+                    .dns
+                    .name
+                    .split_once('.')
+                    .unwrap_or((&self.dns.name, ""));
+                let known = Host {
+                    address: Some(*only),
+                    leaving: false,
+                };
+                [(host.to_owned(), known)].into()
+            }
+            _ => BTreeMap::new(),
+        };
+        Seen {
+            hosts,
+            ..Seen::of_endpoints(endpoints)
         }
     }
 

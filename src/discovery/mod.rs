@@ -151,12 +151,14 @@ impl Discovery {
             merged.complete(&seen.endpoints);
             leaving.extend(&seen.leaving);
             for (name, host) in &seen.hosts {
+                // Host names are the same in capitals.
+                let name = name.to_ascii_lowercase();
                 match host.address {
                     Some(address) => {
-                        addresses.insert(name.clone(), address);
+                        addresses.insert(name, address);
                     }
                     None if host.leaving => {
-                        leaving_hosts.insert(name.clone());
+                        leaving_hosts.insert(name);
                     }
                     None => {}
                 }

@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::mpsc::channel,
     thread,
@@ -19,8 +18,10 @@ use crate::support::{PATIENCE, until};
 pub(crate) struct NatsServer {
     child: Child,
     pub(crate) port: u16,
+    /// Where other servers of its cluster find it.
+    pub(crate) cluster_port: Option<u16>,
     configuration: String,
-    pub(crate) folder: TempDir,
+    folder: TempDir,
 }
 
 impl NatsServer {
@@ -32,10 +33,11 @@ impl NatsServer {
     pub(crate) fn with(configuration: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let configuration = configuration.replace("{folder}", &folder.path().display().to_string());
-        let (child, port) = Self::spawn(&folder, &configuration, None);
+        let (child, Ports { clients, cluster }) = Self::spawn(&folder, &configuration, None);
         Self {
             child,
-            port,
+            port: clients,
+            cluster_port: cluster,
             configuration,
             folder,
         }
@@ -43,10 +45,6 @@ impl NatsServer {
 
     pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
     }
 
     /// Without a goodbye.
@@ -86,7 +84,7 @@ impl NatsServer {
         kill_process(pid.unwrap(), signal).unwrap();
     }
 
-    fn spawn(folder: &TempDir, configuration: &str, port: Option<u16>) -> (Child, u16) {
+    fn spawn(folder: &TempDir, configuration: &str, port: Option<u16>) -> (Child, Ports) {
         let file = folder.path().join("nats.conf");
         fs::write(&file, configuration).unwrap();
         let port = port.map_or_else(|| "-1".to_owned(), |port| port.to_string());
@@ -114,15 +112,22 @@ impl NatsServer {
             }
         });
         let mut seen = Vec::new();
-        let mut port = None;
+        let (mut clients, mut cluster) = (None, None);
         while let Ok(line) = said.recv_timeout(PATIENCE) {
             if let Some((_, found)) = line.split_once("client connections on 127.0.0.1:") {
-                port = found.trim().parse().ok();
+                clients = found.trim().parse().ok();
             }
-            if line.contains("Server is ready")
-                && let Some(port) = port
+            if let Some((_, found)) = line.split_once("route connections on 127.0.0.1:") {
+                cluster = found.trim().parse().ok();
+            }
+            let ready = seen
+                .iter()
+                .any(|line: &String| line.contains("Server is ready"));
+            if (ready || line.contains("Server is ready"))
+                && (cluster.is_some() || !configuration.contains("cluster"))
+                && let Some(clients) = clients
             {
-                return (child, port);
+                return (child, Ports { clients, cluster });
             }
             seen.push(line);
         }
@@ -130,6 +135,11 @@ impl NatsServer {
         let _ = child.wait();
         panic!("nats-server does not start:\n{}", seen.join("\n"))
     }
+}
+
+struct Ports {
+    clients: u16,
+    cluster: Option<u16>,
 }
 
 impl Drop for NatsServer {

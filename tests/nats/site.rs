@@ -1,14 +1,12 @@
 //! A gateway that finds its streamers on a bus.
 
 use std::{
-    fs, io,
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Duration,
 };
 
 use ddp_gateway::{
     admin,
-    config::{self, Environment},
     control::app::{App, Options},
     demo::{
         monolith::{Monolith, MonolithOptions},
@@ -18,7 +16,6 @@ use ddp_gateway::{
     telemetry::log::{Format, Log},
 };
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::{
     node::{Node, Plan},
@@ -109,14 +106,12 @@ impl Hosts {
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) app: App,
-    folder: TempDir,
 }
 
 impl Gateway {
     async fn start(hosts: &Hosts, keys: &str, tables: &str) -> Self {
         // Shown when the test fails.
         let _ = Log::install(Format::Text, "info,ddp_gateway=debug", true);
-        let folder = tempfile::tempdir().unwrap();
         let text = format!(
             "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nmonolith = \"http://{}\"\n{keys}\n\
              [pool]\nslow_start = \"0s\"\n{tables}",
@@ -127,7 +122,7 @@ impl Gateway {
             ..Options::default()
         };
         let app = App::start(deployment::read(&text), options).await.unwrap();
-        Self { app, folder }
+        Self { app }
     }
 
     pub(crate) fn admin(&self) -> SocketAddr {
@@ -140,6 +135,18 @@ impl Gateway {
 
     pub(crate) async fn page(&self) -> Value {
         http::get(self.admin(), "/streamers").await.json()["pools"][0].clone()
+    }
+
+    /// How often something happened to the connection to the bus.
+    pub(crate) async fn events(&self, event: &str) -> f64 {
+        let metrics = Metrics::read(self.admin()).await;
+        metrics.sum("nats_events_total", &[("event", event)])
+    }
+
+    pub(crate) async fn ready(&self) -> Value {
+        let answer = http::get(self.admin(), "/readyz").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
     }
 
     pub(crate) async fn metrics(&self) -> Metrics {
@@ -203,18 +210,6 @@ impl Gateway {
         let mut found = sources.filter(|source| source["kind"] == kind);
         found.next().cloned().unwrap_or_default()
     }
-
-    /// Writes this where the gateway's files are.
-    pub(crate) fn file(&self, name: &str, text: &str) -> String {
-        let path = self.folder.path().join(name);
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-}
-
-/// Without a configuration that is wrong: that is a fault of the test.
-pub(crate) fn loads(text: &str) -> bool {
-    config::from_str("test", text, &Environment::empty()).is_ok()
 }
 
 fn strings(hosts: &[&str]) -> Vec<String> {
@@ -230,6 +225,3 @@ fn hosts_of<'a>(addresses: impl Iterator<Item = &'a Value>) -> Vec<String> {
     hosts.dedup();
     hosts
 }
-
-/// The gateway gives up on a silent bus within this.
-pub(crate) const NOTICED: Duration = Duration::from_secs(20);

@@ -38,6 +38,22 @@ pub enum LinkError {
     Forbidden(String),
 }
 
+impl LinkError {
+    /// Whether it stays until the configuration is another one.
+    pub fn is_of_configuration(&self) -> bool {
+        match self {
+            Self::Refused(_)
+            | Self::BadKey(_)
+            | Self::NoSuchHost
+            | Self::NotNats
+            | Self::Tls(_)
+            | Self::TlsFiles(_)
+            | Self::Forbidden(_) => true,
+            Self::NobodyListens | Self::Silent | Self::Network(_) | Self::Lost => false,
+        }
+    }
+}
+
 /// A connection that restores itself while one of the known servers answers soon.
 pub(super) struct Link {
     client: Client,
@@ -180,8 +196,9 @@ fn options(
         }
         NatsLogin::Token(token) => options.token(token.expose().clone()),
         NatsLogin::Key(seed) => options.nkey(seed.expose().clone()),
+        // The reader insists on the newline at the end, which some editors leave out.
         NatsLogin::Credentials(text) => options
-            .credentials(text.expose())
+            .credentials(&format!("{}\n", text.expose()))
             .map_err(|_| LinkError::BadKey(nats.login.kind()))?,
     };
     let options = match &nats.ca {
