@@ -632,11 +632,9 @@ impl State {
         }
         leg.permit.streamer().report(Outcome::Reset, now);
         // Each client at a random moment, over a time in which as many may log in.
-        let spread = self
-            .registration
-            .shared()
-            .logins
-            .spread(leg.permit.streamer().lost(now));
+        let streamer = leg.permit.streamer();
+        let logins = &self.registration.shared().logins;
+        let spread = logins.spread(&streamer.id, streamer.lost(now), now);
         let delay = spread.mul_f64(rand::random::<f64>());
         self.session.handle_leg_lost(delay, now);
     }

@@ -13,6 +13,7 @@ mod scene;
 mod support;
 #[path = "../../loadtests/users/mod.rs"]
 mod users;
+mod witness;
 
 use std::time::Duration;
 
@@ -93,8 +94,9 @@ fn report(name: &str, weather: &Weather, outcome: &Outcome) {
         outcome.all.slowest,
     );
     println!(
-        "    gateway     {:.2} % of the upgrades answered within 50 ms",
-        outcome.in_time * 100.0
+        "    gateway     {:.2} % of the upgrades answered within 50 ms\n    witness's o {}",
+        outcome.in_time * 100.0,
+        outcome.witness.opened,
     );
 }
 
@@ -121,6 +123,9 @@ fn calm(weather: &Weather, outcome: &Outcome) {
             tally.fallbacks
         );
     }
+    let seen = &outcome.witness;
+    assert!(seen.failed.is_empty(), "no `o`: {:?}", seen.failed[0]);
+    assert!(seen.opened.count() > 100, "{:?}", seen.opened);
     assert!(
         outcome.in_time >= 0.99,
         "only {:.2} % of the upgrades were answered within 50 ms",

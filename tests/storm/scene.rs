@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use crate::{
     support::{metrics::Metrics, process::Gateway, until},
     users::{Crowd, Kind, Person, Pulse, Spread, Standing, Tally, Target},
+    witness::{Seen, Witness},
 };
 
 /// What is different from storm to storm.
@@ -65,6 +66,7 @@ pub(crate) struct Scene {
     workspace: Workspace,
     crowd: Crowd,
     _gateway: Gateway,
+    address: SocketAddr,
     admin: SocketAddr,
     pulse: Pulse,
     patience: Duration,
@@ -86,6 +88,8 @@ pub(crate) struct Outcome {
     pub(crate) all: LoginCounters,
     /// Part of the upgrades that the gateway answered within 50 ms, by its own clock.
     pub(crate) in_time: f64,
+    /// The same as somebody sees it who has nothing else to do.
+    pub(crate) witness: Seen,
 }
 
 impl Scene {
@@ -125,6 +129,7 @@ impl Scene {
             streamers,
             workspace,
             _gateway: gateway,
+            address,
             admin,
             pulse: Pulse::start(),
             patience: weather.patience,
@@ -152,6 +157,7 @@ impl Scene {
         let before = Metrics::read(self.admin).await;
         self.crowd.board().take();
         self.pulse.take();
+        let witness = Witness::start(self.address);
         join_all(self.streamers.iter().map(Streamer::stop)).await;
         let board = self.crowd.board();
         until("everybody has lost the session", async || {
@@ -164,6 +170,7 @@ impl Scene {
         }
         self.everybody_is_settled().await;
         let settled = back.elapsed();
+        let witness = witness.end();
         let late = self.pulse.take();
         Outcome {
             settled,
@@ -175,6 +182,7 @@ impl Scene {
                 .map(|streamer| streamer.counters().logins)
                 .collect(),
             all: self.workspace.logins(),
+            witness,
             in_time: share_within(&before, &Metrics::read(self.admin).await, "0.05"),
         }
     }

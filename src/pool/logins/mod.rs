@@ -12,6 +12,7 @@
 //!
 //! Streamers are told apart by their id alone: pools may share one, and then share its limits.
 
+mod herd;
 mod lane;
 mod limit;
 mod meters;
@@ -32,6 +33,7 @@ use crate::base::id::StreamerId;
 pub use report::{LaneReport, LoginsReport};
 pub use ticket::{CLAIM_WITHIN, LoginOutcome, LoginPermit, LoginTicket, LoginsFull};
 
+use herd::Herd;
 use meters::LoginMeters;
 use state::{Ending, State};
 use throttle::Bounds;
@@ -108,6 +110,8 @@ impl LoginSettings {
 #[derive(Debug)]
 pub struct Logins {
     state: Mutex<State>,
+    /// A lock of its own: it is taken once for each session that is lost.
+    herd: Mutex<Herd>,
     meters: LoginMeters,
 }
 
@@ -116,6 +120,7 @@ impl Logins {
         let logins = Self {
             meters: LoginMeters::new(),
             state: Mutex::new(State::new(settings, now)),
+            herd: Mutex::default(),
         };
         logins.settle(logins.lock());
         Arc::new(logins)
@@ -204,14 +209,17 @@ impl Logins {
         self.lock().rate_limit()
     }
 
-    /// Time over which the clients of this many lost sessions are told, so that they do not come
-    /// back faster than they may log in.
-    pub fn spread(&self, sessions: u32) -> Duration {
-        match self.lock().paced_rate() {
-            Some(rate) => (Duration::from_secs(1) * sessions / rate.max(1))
-                .clamp(SHORTEST_SPREAD, LONGEST_SPREAD),
-            None => SHORTEST_SPREAD,
-        }
+    /// Time over which the clients of a streamer that is losing this many sessions are told, so that
+    /// they do not come back faster than they may log in: those of all streamers that are dying
+    /// count, since they all come back to the same monolith.
+    pub fn spread(&self, streamer: &StreamerId, lost: u32, now: Instant) -> Duration {
+        let Some(rate) = self.lock().paced_rate() else {
+            return SHORTEST_SPREAD;
+        };
+        let mut herd = self.herd.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = herd.add(streamer, lost, now);
+        drop(herd);
+        (Duration::from_secs(1) * lost / rate.max(1)).clamp(SHORTEST_SPREAD, LONGEST_SPREAD)
     }
 
     /// For the admin pages.

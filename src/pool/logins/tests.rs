@@ -423,7 +423,10 @@ fn the_driver_is_told_when_something_is_due_earlier() {
 #[test]
 fn a_herd_is_spread_over_the_time_in_which_it_may_log_in() {
     let mut bench = Bench::new(|settings| settings.rate = 100);
-    let spread = |bench: &Bench, sessions| bench.logins.spread(sessions).as_millis();
+    let spread = |bench: &mut Bench, streamer: &str, sessions| {
+        let spread = bench.logins.spread(&streamer.into(), sessions, bench.now);
+        spread.as_millis()
+    };
     assert_eq!(bench.logins.rate_limit(), 100);
     for (sessions, millis) in [
         (0, 1_000),
@@ -433,10 +436,17 @@ fn a_herd_is_spread_over_the_time_in_which_it_may_log_in() {
         (6_000, 60_000),
         (u32::MAX, 60_000),
     ] {
-        assert_eq!(spread(&bench, sessions), millis, "{sessions} sessions");
+        let spread = spread(&mut bench, "a", sessions);
+        assert_eq!(spread, millis, "{sessions} sessions");
+        bench.now += Duration::from_secs(1);
     }
+    // Streamers that die at the same time share the one rate of the monolith.
+    assert_eq!(spread(&mut bench, "a", 500), 5_000);
+    assert_eq!(spread(&mut bench, "b", 300), 8_000);
+    assert_eq!(spread(&mut bench, "a", 400), 8_000);
+    bench.now += Duration::from_secs(1);
     bench.reconfigure(|settings| settings.rate = 50);
-    assert_eq!(spread(&bench, 500), 10_000);
+    assert_eq!(spread(&mut bench, "a", 500), 10_000);
     bench.reconfigure(|settings| settings.pace = false);
-    assert_eq!(spread(&bench, 500), 1_000);
+    assert_eq!(spread(&mut bench, "a", 500), 1_000);
 }
