@@ -5,6 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
+    compare::Peer,
     target::{self, Origin},
     units::{Rate, Time},
 };
@@ -25,11 +26,16 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a scenario, print a table, and exit with 1 when there were too many errors
     Run(Box<RunArgs>),
+    /// Run the same loads against the gateway and other proxies, and print what each of them costs
+    Compare(Box<CompareArgs>),
     /// The scenarios that the program brings along
     Scenarios,
     /// Gateway and simulated servers, as --embedded starts them; ends with its standard input
     #[command(hide = true)]
     Embedded(EmbeddedArgs),
+    /// Simulated servers alone, as compare starts them; ends with its standard input
+    #[command(hide = true)]
+    Servers,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -91,6 +97,38 @@ pub(crate) struct Sources(pub(crate) Vec<IpAddr>);
 
 fn sources(text: &str) -> Result<Sources, String> {
     target::sources(text).map(Sources)
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// Whom to compare; otherwise all whose programs are there
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', num_args = 1..)]
+    pub(crate) peers: Vec<Peer>,
+    /// Which loads, by the beginnings of their names; otherwise all
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', num_args = 1..)]
+    pub(crate) cases: Vec<String>,
+    /// Times that everybody has their turn
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// A second of each load with few users: to see that it works, the figures say nothing
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Install the programs that are missing: Debian packages, PyPI and crates.io
+    #[arg(long)]
+    pub(crate) install: bool,
+    /// Where programs are installed, and where the proxies keep their files meanwhile; otherwise the
+    /// folder compare beside that of this program
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) home: Option<PathBuf>,
+    /// The gateway; otherwise the one that was built with this program
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) gateway: Option<PathBuf>,
+    /// Write all figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Write what is printed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]

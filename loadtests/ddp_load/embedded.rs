@@ -17,7 +17,7 @@ use ddp_gateway::{
     },
     telemetry::{export, process},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, ChildStdin, Command},
@@ -33,21 +33,27 @@ pub(crate) struct Place {
     pub(crate) certificate: PathBuf,
 }
 
-/// Ends by itself when it is dropped.
+/// This program once more, as a server. It ends by itself when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Embedded {
-    pub(crate) place: Place,
+pub(crate) struct Embedded<P = Place> {
+    pub(crate) place: P,
     child: Child,
     /// Its end is what the process waits for.
     stdin: ChildStdin,
 }
 
 impl Embedded {
-    /// Starts this program once more. Its messages go where ours go.
     pub(crate) async fn start(users: u32) -> Result<Self, String> {
+        Self::with(&["embedded", "--users", &users.to_string()]).await
+    }
+}
+
+impl<P: DeserializeOwned> Embedded<P> {
+    /// With these arguments. Its messages go where ours go.
+    pub(crate) async fn with(arguments: &[&str]) -> Result<Self, String> {
         let wrong = |error: io::Error| format!("the embedded deployment does not start: {error}");
         let mut child = Command::new(env::current_exe().map_err(wrong)?)
-            .args(["embedded", "--users", &users.to_string()])
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -70,7 +76,9 @@ impl Embedded {
             stdin,
         })
     }
+}
 
+impl<P> Embedded<P> {
     pub(crate) fn process(&self) -> Option<u32> {
         self.child.id()
     }
@@ -111,7 +119,15 @@ pub(crate) async fn serve(users: u32) -> Result<(), String> {
         https: front.https(),
         certificate: front.certificate(),
     };
-    let line = serde_json::to_string(&place).map_err(|error| error.to_string())?;
+    tell_and_wait(&place).await
+}
+
+/// Says where it serves, and waits for the end of standard input.
+///
+/// # Errors
+/// Why nobody can know where it is.
+pub(crate) async fn tell_and_wait<P: Serialize>(place: &P) -> Result<(), String> {
+    let line = serde_json::to_string(place).map_err(|error| error.to_string())?;
     let told = writeln!(io::stdout(), "{line}");
     told.map_err(|error| format!("nobody reads where it listens: {error}"))?;
     // Ctrl-C is for who started it, and ends this by the input.

@@ -6,6 +6,8 @@
 //! with `requests`, `watch` looks on and writes the `record`, `report` and `page` show it.
 
 mod command;
+#[path = "../compare/mod.rs"]
+mod compare;
 mod embedded;
 mod machine;
 mod page;
@@ -18,6 +20,7 @@ mod scenario;
 mod schedule;
 mod target;
 mod units;
+mod upload;
 #[path = "../users/mod.rs"]
 mod users;
 mod watch;
@@ -27,6 +30,7 @@ use std::{
     io::{self, Write as _},
     path::Path,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Parser as _;
@@ -35,7 +39,8 @@ use tikv_jemallocator::Jemalloc;
 use tokio::runtime::Runtime;
 
 use crate::{
-    command::{Cli, Command, EmbeddedArgs, How, RunArgs, Sources},
+    command::{Cli, Command, CompareArgs, EmbeddedArgs, How, RunArgs, Sources},
+    compare::{Bench, Wish},
     embedded::Embedded,
     people::Accounts,
     run::Order,
@@ -65,7 +70,12 @@ fn main() -> ExitCode {
     };
     let ended = match cli.command {
         Command::Run(arguments) => runtime.block_on(Box::pin(run(&arguments))),
+        Command::Compare(arguments) => runtime.block_on(Box::pin(compare(&arguments))),
         Command::Scenarios => scenarios(),
+        Command::Servers => {
+            let served = runtime.block_on(Box::pin(compare::serve()));
+            served.map(|()| Exit::Done).map_err(Fault::Failed)
+        }
         Command::Embedded(EmbeddedArgs { users }) => {
             let served = runtime.block_on(Box::pin(embedded::serve(users)));
             served.map(|()| Exit::Done).map_err(Fault::Failed)
@@ -109,13 +119,16 @@ async fn run(arguments: &RunArgs) -> Result<Exit, Fault> {
         }
         None => None,
     };
+    let reach = reach(arguments, embedded.as_ref())?;
     let order = Order {
         load,
-        reach: reach(arguments, embedded.as_ref())?,
+        target: Arc::new(reach.target().map_err(Fault::Failed)?),
+        url: reach.origin.to_string(),
+        is_quiet: false,
         scenario,
         accounts,
     };
-    let report = order.run(embedded.as_ref()).await;
+    let report = order.run(embedded.as_ref(), &mut ()).await;
     if let Some(embedded) = embedded {
         embedded.stop().await;
     }
@@ -167,6 +180,37 @@ fn reach(arguments: &RunArgs, embedded: Option<&Embedded>) -> Result<Reach, Faul
         sources: sources.map_or_else(Vec::new, |Sources(sources)| sources),
         trust,
         resume: arguments.resume_tls,
+        one_suite: false,
+    })
+}
+
+async fn compare(arguments: &CompareArgs) -> Result<Exit, Fault> {
+    let bench = Bench::prepare(Wish {
+        peers: arguments.peers.clone(),
+        cases: arguments.cases.clone(),
+        rounds: arguments.rounds,
+        is_quick: arguments.quick,
+        installs: arguments.install,
+        home: arguments.home.clone(),
+        gateway: arguments.gateway.clone(),
+    });
+    let bench = bench.map_err(Fault::Usage)?;
+    let outcome = bench.run().await.map_err(Fault::Failed)?;
+    let markdown = outcome.markdown();
+    let _ = writeln!(io::stdout(), "{markdown}");
+    if let Some(file) = &arguments.markdown {
+        keep(file, &markdown)?;
+    }
+    if let Some(file) = &arguments.json {
+        let text = serde_json::to_string_pretty(&outcome.json());
+        keep(
+            file,
+            &text.map_err(|error| Fault::Failed(error.to_string()))?,
+        )?;
+    }
+    Ok(match outcome.is_complete() {
+        true => Exit::Done,
+        false => Exit::Failed,
     })
 }
 

@@ -3,8 +3,8 @@
 use std::{fs, path::Path, time::Duration};
 
 use crate::{
-    scenario::{Chat, FanOut, Load, Scenario},
-    users::{Person, Talk},
+    scenario::{Calls, Chat, FanOut, Load, Scenario},
+    users::{Echo, Person, Talk},
 };
 
 /// Who a user may log in as.
@@ -76,7 +76,11 @@ impl Accounts {
 pub(crate) fn person(scenario: &Scenario, accounts: &Accounts, n: u32) -> Person {
     let Account { user, token, .. } = accounts.of(n);
     let kind = scenario.clients.of(n);
-    Person::new(n, kind, &token, &user, scenario.subscriptions)
+    let person = Person::new(n, kind, &token, &user, scenario.subscriptions);
+    match scenario.login {
+        true => person,
+        false => person.without_login(),
+    }
 }
 
 /// All of them.
@@ -104,6 +108,7 @@ pub(crate) fn people(
                 message: Some(pause(chat.messages.0, users)),
                 length: chat.length,
                 typing: chat.typing.map(|rate| pause(rate.0, users)),
+                echo: None,
             };
             let all = rooms.iter().zip(0..);
             all.map(|(rooms, n)| quiet(n).with_talk(talk(n, rooms)))
@@ -124,6 +129,28 @@ pub(crate) fn people(
                     message: (n < *speakers).then(|| pause(messages.0, *speakers)),
                     length: *length,
                     typing: None,
+                    echo: None,
+                })
+            })
+            .collect(),
+        Load::Calls(Calls {
+            rate,
+            method,
+            length,
+        }) => (0..users)
+            .map(|n| {
+                quiet(n).with_talk(Talk {
+                    run,
+                    rooms: Box::default(),
+                    name: name(n),
+                    hearers: 0,
+                    message: None,
+                    length: *length,
+                    typing: None,
+                    echo: Some(Echo {
+                        method: method.as_str().into(),
+                        pause: pause(rate.0, users),
+                    }),
                 })
             })
             .collect(),

@@ -52,7 +52,9 @@ impl Measure {
         match self {
             Self::RoundTrip => "from when a call was meant to be sent until its result",
             Self::Delivery => "from when a message was meant to be sent until one hearer has it",
-            Self::Request => "from when a GET was meant to be sent until its last byte",
+            Self::Request => {
+                "from when a request was meant to be sent until the last byte of its answer"
+            }
             Self::Upgrade => "from the start of the TCP connection until the 101",
             Self::Connect => "from the start of the TCP connection until connected",
             Self::Login => "from sending login until its result",

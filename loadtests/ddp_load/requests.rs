@@ -1,4 +1,4 @@
-//! GETs over connections that stay open.
+//! Requests over connections that stay open.
 
 use std::{
     collections::BTreeMap,
@@ -10,11 +10,8 @@ use std::{
 };
 
 use http::{Request, header};
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{
-    body::Bytes,
-    client::conn::http1::{self, SendRequest},
-};
+use http_body_util::BodyExt as _;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{
     sync::watch,
@@ -24,8 +21,10 @@ use tokio::{
 
 use crate::{
     record::{Measure, Sample},
-    scenario::Http,
+    scenario::{Ask, Http},
     schedule::Schedule,
+    units::Size,
+    upload::Upload,
     users::{Spread, Target, dial},
 };
 
@@ -57,6 +56,7 @@ struct Desk {
 struct Asked {
     latency: Spread,
     bytes: u64,
+    sent: u64,
     errors: BTreeMap<String, u64>,
 }
 
@@ -124,6 +124,7 @@ impl Requests {
             counts: vec![
                 ("responses", asked.latency.count()),
                 ("response_bytes", asked.bytes),
+                ("request_bytes", asked.sent),
             ],
             spreads: vec![(Measure::Request, asked.latency)],
             errors: asked.errors,
@@ -151,7 +152,12 @@ impl Asker {
         let rate = self.http.rate;
         let mut schedule =
             rate.map(|rate| Schedule::share(window.start, rate.0, self.number, self.all));
-        let mut paths = self.http.paths.iter().cycle();
+        let round = self.http.round();
+        // Connections begin at different places of it.
+        let mut asks = round
+            .iter()
+            .cycle()
+            .skip(self.number as usize % round.len().max(1));
         loop {
             let now = Instant::now();
             let intended = schedule.as_ref().map_or(now, Schedule::due);
@@ -160,7 +166,7 @@ impl Asker {
             }
             if now >= window.deadline {
                 let left = schedule.map_or(0, |schedule| schedule.left(window.end));
-                let what = "GET that could not be sent in time";
+                let what = "request that could not be sent in time";
                 return self.desk.error(what.to_owned(), left);
             }
             sleep_until(intended.into()).await;
@@ -169,11 +175,11 @@ impl Asker {
                 connection = self.connect().await;
                 continue;
             };
-            let path = paths.next().map_or("/", String::as_str);
+            let Some(ask) = asks.next() else { return };
             if let Some(schedule) = &mut schedule {
                 schedule.advance();
             }
-            let asked = timeout(LIMIT, self.ask(&mut open.sender, path, intended)).await;
+            let asked = timeout(LIMIT, self.ask(&mut open.sender, ask, intended)).await;
             let is_reusable = match asked {
                 Ok(Ok(())) => open.sender.ready().await.is_ok(),
                 Ok(Err(what)) => {
@@ -181,7 +187,8 @@ impl Asker {
                     false
                 }
                 Err(_) => {
-                    self.desk.error("GET not answered in 30 s".to_owned(), 1);
+                    self.desk
+                        .error("request not answered in 30 s".to_owned(), 1);
                     false
                 }
             };
@@ -228,35 +235,41 @@ impl Asker {
 
     async fn ask(
         &self,
-        sender: &mut SendRequest<Empty<Bytes>>,
-        path: &str,
+        sender: &mut SendRequest<Upload>,
+        ask: &Ask,
         intended: Instant,
     ) -> Result<(), String> {
-        let request = Request::get(path)
+        let Ask { path, upload, .. } = ask;
+        let (request, length) = match upload {
+            Some(Size(bytes)) => (Request::post(path), *bytes),
+            None => (Request::get(path), 0),
+        };
+        let request = request
             .header(header::HOST, &self.target.host)
             .header(header::USER_AGENT, "ddp-load")
-            .body(Empty::new())
-            .map_err(|error| format!("GET {path}: {error}"))?;
-        let cut = |_| "GET without an answer".to_owned();
+            .body(Upload::of(length))
+            .map_err(|error| format!("{path}: {error}"))?;
+        let cut = |_| "request without an answer".to_owned();
         let mut response = sender.send_request(request).await.map_err(cut)?;
         let mut bytes = 0;
         while let Some(frame) = response.frame().await {
-            let frame = frame.map_err(|_| "GET whose answer was cut".to_owned())?;
+            let frame = frame.map_err(|_| "request whose answer was cut".to_owned())?;
             bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
         let status = response.status();
         if !status.is_success() && !status.is_redirection() {
-            return Err(format!("GET answered with {}", status.as_u16()));
+            return Err(format!("request answered with {}", status.as_u16()));
         }
         let mut asked = self.desk.tally();
         asked.latency.record(intended.elapsed());
         asked.bytes += bytes;
+        asked.sent += length;
         Ok(())
     }
 }
 
 struct Open {
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Upload>,
     _task: JoinSet<()>,
 }
 

@@ -14,12 +14,11 @@ use crate::{
     embedded::Embedded,
     machine::{Machine, Program, processor_time},
     people::{Accounts, people, person},
-    record::Measure,
+    record::{Measure, Record},
     report::{Cost, Report},
     requests::{Requests, Window},
     scenario::{Http, Load, Scenario},
     schedule::Schedule,
-    target::Reach,
     users::{Board, Crowd, Pulse, Standing, Target},
     watch::{Seen, Until, Watch},
 };
@@ -28,18 +27,43 @@ use crate::{
 pub(crate) struct Order {
     pub(crate) scenario: Scenario,
     pub(crate) load: Load,
-    pub(crate) reach: Reach,
+    pub(crate) target: Arc<Target>,
+    /// What the report calls the target.
+    pub(crate) url: String,
+    /// Nothing is shown while it runs.
+    pub(crate) is_quiet: bool,
     pub(crate) accounts: Accounts,
+}
+
+/// Between users who come in and users who have rested, there is load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    Begins,
+    Ended,
+}
+
+/// Somebody who wants to know when there is load, and what was measured until then.
+pub(crate) trait Onlooker {
+    fn look(&mut self, moment: Moment, record: &Record);
+}
+
+/// Nobody.
+impl Onlooker for () {
+    fn look(&mut self, _moment: Moment, _record: &Record) {}
 }
 
 impl Order {
     /// # Errors
     /// Why it cannot begin. What goes wrong later is in the report.
-    pub(crate) async fn run(&self, embedded: Option<&Embedded>) -> Result<Report, String> {
-        let target = Arc::new(self.reach.target()?);
-        self.is_possible(&target)?;
+    pub(crate) async fn run(
+        &self,
+        embedded: Option<&Embedded>,
+        onlooker: &mut dyn Onlooker,
+    ) -> Result<Report, String> {
+        let target = &self.target;
+        self.is_possible(target)?;
         let duration = self.scenario.duration.0;
-        let mut watch = Watch::start(duration)
+        let mut watch = Watch::start(duration, self.is_quiet)
             .map_err(|error| format!("the system takes no signal handler: {error}"))?;
         let began = SystemTime::now();
         let pulse = Pulse::start();
@@ -47,7 +71,7 @@ impl Order {
         let theirs = embedded.and_then(Embedded::process);
         let used_there = || theirs.and_then(|id| processor_time(&id.to_string()));
         let before = used_there();
-        let ended = Box::pin(self.execute(&target, &mut watch)).await;
+        let ended = Box::pin(self.execute(&mut watch, onlooker)).await;
         watch.end_line();
         let spent = |before: Option<Duration>, now: Option<Duration>| {
             Some((now? - before?.min(now?)).as_secs_f64())
@@ -56,7 +80,7 @@ impl Order {
             program: Program::this(),
             machine: Machine::here(),
             scenario: self.scenario.clone(),
-            target: self.reach.origin.to_string(),
+            target: self.url.clone(),
             is_embedded: embedded.is_some(),
             handshakes: target.tls.as_ref().map(|tls| tls.handshakes()),
             began,
@@ -70,12 +94,13 @@ impl Order {
         })
     }
 
-    async fn execute(&self, target: &Arc<Target>, watch: &mut Watch) -> Until {
+    async fn execute(&self, watch: &mut Watch, onlooker: &mut dyn Onlooker) -> Until {
+        let target = &self.target;
         match &self.load {
-            Load::Http(http) => self.requests(http, target, watch).await,
-            Load::ConnectRate(rate) => self.visits(rate.rate.0, target, watch).await,
-            Load::Idle | Load::Chat(_) | Load::FanOut(_) | Load::Storm => {
-                self.crowd(target, watch).await
+            Load::Http(http) => self.requests(http, target, watch, onlooker).await,
+            Load::ConnectRate(rate) => self.visits(rate.rate.0, target, watch, onlooker).await,
+            Load::Idle | Load::Chat(_) | Load::FanOut(_) | Load::Calls(_) | Load::Storm => {
+                self.crowd(target, watch, onlooker).await
             }
         }
     }
@@ -96,7 +121,7 @@ impl Order {
                 limit.saturating_sub(RESERVE) * 10 / 11
             ));
         }
-        let sources = self.reach.sources.len().max(1) as u64;
+        let sources = target.sources.len().max(1) as u64;
         let ports = sources * target.addresses.len() as u64 * PORTS;
         if connections > ports {
             return Err(format!(
@@ -109,7 +134,12 @@ impl Order {
     }
 
     /// Users who stay.
-    async fn crowd(&self, target: &Arc<Target>, watch: &mut Watch) -> Until {
+    async fn crowd(
+        &self,
+        target: &Arc<Target>,
+        watch: &mut Watch,
+        onlooker: &mut dyn Onlooker,
+    ) -> Until {
         let Scenario {
             users,
             ramp,
@@ -132,6 +162,7 @@ impl Order {
         });
         let mut ended = ramp.await;
         if ended == Until::Done && all_in() {
+            onlooker.look(Moment::Begins, &watch.record);
             board.set_busy(true);
             let end = Instant::now() + duration.0;
             ended = match &self.load {
@@ -149,13 +180,14 @@ impl Order {
                 _ => watch.until(seen, "load", end, |_| false).await,
             };
             board.set_busy(false);
+            onlooker.look(Moment::Ended, &watch.record);
         }
         if ended == Until::Interrupted {
             return ended;
         }
         let missing = u64::from(users).saturating_sub(board.count(Standing::Settled) as u64);
         watch.record.error("user who is not in".to_owned(), missing);
-        if let Load::Chat(_) | Load::FanOut(_) = self.load {
+        if let Load::Chat(_) | Load::FanOut(_) | Load::Calls(_) = self.load {
             ended = self.rest(seen, watch).await;
         }
         ended
@@ -188,11 +220,18 @@ impl Order {
     }
 
     /// Users who come, look and leave.
-    async fn visits(&self, rate: f64, target: &Arc<Target>, watch: &mut Watch) -> Until {
+    async fn visits(
+        &self,
+        rate: f64,
+        target: &Arc<Target>,
+        watch: &mut Watch,
+        onlooker: &mut dyn Onlooker,
+    ) -> Until {
         let users = self.scenario.users;
         let nobody = Vec::new();
         let mut crowd = Crowd::start((**target).clone(), nobody, Duration::ZERO, 0);
         let board = crowd.board().clone();
+        onlooker.look(Moment::Begins, &watch.record);
         let start = Instant::now();
         let end = start + self.scenario.duration.0;
         let deadline = end + VISITS;
@@ -229,10 +268,17 @@ impl Order {
             let what = "visit that did not end, or begin, in time";
             watch.record.error(what.to_owned(), left);
         }
+        onlooker.look(Moment::Ended, &watch.record);
         ended
     }
 
-    async fn requests(&self, http: &Http, target: &Arc<Target>, watch: &mut Watch) -> Until {
+    async fn requests(
+        &self,
+        http: &Http,
+        target: &Arc<Target>,
+        watch: &mut Watch,
+        onlooker: &mut dyn Onlooker,
+    ) -> Until {
         let Scenario {
             ramp,
             patience,
@@ -252,6 +298,7 @@ impl Order {
             })
             .await;
         if ended != Until::Interrupted && requests.connections() > 0 {
+            onlooker.look(Moment::Begins, &watch.record);
             let start = Instant::now();
             let end = start + duration.0;
             let deadline = end + REST;
@@ -262,6 +309,7 @@ impl Order {
             });
             let done = |_: &_| requests.are_done();
             ended = watch.until(seen, "load", deadline + LAST, done).await;
+            onlooker.look(Moment::Ended, &watch.record);
         }
         ended
     }

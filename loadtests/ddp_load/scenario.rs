@@ -5,15 +5,16 @@ use std::{fmt::Write as _, fs, path::Path, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    units::{Rate, Time},
+    units::{Rate, Size, Time},
     users::Kind,
 };
 
 /// Scenarios that the program brings along.
-pub(crate) const KNOWN: [(&str, &str); 7] = [
+pub(crate) const KNOWN: [(&str, &str); 10] = [
     ("idle", include_str!("../scenarios/idle.toml")),
     ("chat", include_str!("../scenarios/chat.toml")),
     ("fan-out", include_str!("../scenarios/fan-out.toml")),
+    ("calls", include_str!("../scenarios/calls.toml")),
     (
         "connect-rate",
         include_str!("../scenarios/connect-rate.toml"),
@@ -24,6 +25,8 @@ pub(crate) const KNOWN: [(&str, &str); 7] = [
         "http-saturation",
         include_str!("../scenarios/http-saturation.toml"),
     ),
+    ("http-mix", include_str!("../scenarios/http-mix.toml")),
+    ("uploads", include_str!("../scenarios/uploads.toml")),
 ];
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -51,12 +54,16 @@ pub(crate) struct Scenario {
     /// Subscriptions of each user's client; those of its rooms come on top. 60 at most.
     #[serde(default = "subscriptions")]
     pub(crate) subscriptions: u8,
+    /// Whether they log in.
+    #[serde(default = "yes")]
+    pub(crate) login: bool,
     /// Errors above which the run has failed.
     #[serde(default)]
     pub(crate) max_errors: u64,
     pub(crate) idle: Option<Idle>,
     pub(crate) chat: Option<Chat>,
     pub(crate) fan_out: Option<FanOut>,
+    pub(crate) calls: Option<Calls>,
     pub(crate) connect_rate: Option<ConnectRate>,
     pub(crate) storm: Option<Storm>,
     pub(crate) http: Option<Http>,
@@ -98,6 +105,19 @@ pub(crate) struct FanOut {
     pub(crate) length: usize,
 }
 
+/// A method is called, and answered.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Calls {
+    /// Of all users together. A server that limits calls answers what is too much with an error.
+    pub(crate) rate: Rate,
+    #[serde(default = "echo")]
+    pub(crate) method: String,
+    /// Of the text that is its parameter.
+    #[serde(default = "length")]
+    pub(crate) length: usize,
+}
+
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ConnectRate {
@@ -114,10 +134,54 @@ pub(crate) struct Storm {}
 pub(crate) struct Http {
     #[serde(default = "paths")]
     pub(crate) paths: Vec<String>,
+    /// Instead of `paths`: several kinds of requests, each connection in turn.
+    #[serde(default)]
+    pub(crate) requests: Vec<Ask>,
     /// Of all connections together; without it each asks as soon as it has its answer.
     pub(crate) rate: Option<Rate>,
     #[serde(default = "connections")]
     pub(crate) connections: u32,
+}
+
+/// A kind of request.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Ask {
+    pub(crate) path: String,
+    /// Of all requests, as a share of the sum of the shares.
+    #[serde(default = "one")]
+    pub(crate) share: u32,
+    /// A POST with a body of this size, instead of a GET.
+    pub(crate) upload: Option<Size>,
+}
+
+impl Http {
+    /// What a connection asks for, one after the other and then from the start: each kind as often
+    /// as its share says, spread over the round.
+    pub(crate) fn round(&self) -> Vec<Ask> {
+        let path = |path: &String| Ask {
+            path: path.clone(),
+            share: 1,
+            upload: None,
+        };
+        let kinds: Vec<Ask> = match self.requests.is_empty() {
+            true => self.paths.iter().map(path).collect(),
+            false => self.requests.clone(),
+        };
+        let all: u32 = kinds.iter().map(|kind| kind.share).sum();
+        let mut credit = vec![0_i64; kinds.len()];
+        let mut round = Vec::new();
+        for _ in 0..all {
+            for (credit, kind) in credit.iter_mut().zip(&kinds) {
+                *credit += i64::from(kind.share);
+            }
+            let next = (0..kinds.len()).max_by_key(|n| (credit[*n], usize::MAX - n));
+            let Some(next) = next else { break };
+            credit[next] -= i64::from(all);
+            round.push(kinds[next].clone());
+        }
+        round
+    }
 }
 
 /// What a scenario is about.
@@ -126,6 +190,7 @@ pub(crate) enum Load {
     Idle,
     Chat(Chat),
     FanOut(FanOut),
+    Calls(Calls),
     ConnectRate(ConnectRate),
     Storm,
     Http(Http),
@@ -205,6 +270,8 @@ impl Scenario {
         loads.extend(self.chat.clone().map(|chat| ("chat", Load::Chat(chat))));
         let fan_out = self.fan_out.clone();
         loads.extend(fan_out.map(|fan_out| ("fan_out", Load::FanOut(fan_out))));
+        let calls = self.calls.clone();
+        loads.extend(calls.map(|calls| ("calls", Load::Calls(calls))));
         let rate = self.connect_rate.clone();
         loads.extend(rate.map(|rate| ("connect_rate", Load::ConnectRate(rate))));
         loads.extend(self.storm.as_ref().map(|_| ("storm", Load::Storm)));
@@ -212,8 +279,8 @@ impl Scenario {
         if loads.len() != 1 {
             let names: Vec<&str> = loads.iter().map(|(name, _)| *name).collect();
             fault(format!(
-                "exactly one of the tables [idle], [chat], [fan_out], [connect_rate], [storm] and \
-                 [http] says what is done; here are {}: {}",
+                "exactly one of the tables [idle], [chat], [fan_out], [calls], [connect_rate], \
+                 [storm] and [http] says what is done; here are {}: {}",
                 names.len(),
                 names.join(", ")
             ));
@@ -269,9 +336,24 @@ impl Scenario {
                     fault(format!("fan_out.length has to be {LONGEST} at most"));
                 }
             }
+            Some(Load::Calls(calls)) => {
+                if calls.length > LONGEST {
+                    fault(format!("calls.length has to be {LONGEST} at most"));
+                }
+                if !self.login {
+                    fault("calls needs users who log in".to_owned());
+                }
+            }
             Some(Load::Http(http)) => {
-                if http.paths.is_empty() || http.paths.iter().any(|path| !path.starts_with('/')) {
+                let named = http.requests.iter().map(|ask| &ask.path);
+                let mut all = http.paths.iter().chain(named);
+                let is_empty = http.paths.is_empty() && http.requests.is_empty();
+                if is_empty || all.any(|path| !path.starts_with('/')) {
                     fault("http.paths needs paths that begin with /".into());
+                }
+                let shares = http.requests.iter().map(|ask| ask.share);
+                if shares.clone().any(|share| !(1..=100).contains(&share)) || shares.count() > 100 {
+                    fault("http.requests needs shares between 1 and 100, of 100 kinds".into());
                 }
                 if !(1..=MOST_USERS).contains(&http.connections) {
                     fault(format!(
@@ -327,6 +409,14 @@ fn one() -> u32 {
     1
 }
 
+fn yes() -> bool {
+    true
+}
+
+fn echo() -> String {
+    "demo:echo".to_owned()
+}
+
 fn length() -> usize {
     120
 }
@@ -374,6 +464,19 @@ mod tests {
         ] {
             assert!(faults.contains(what), "{what}: {faults}");
         }
+    }
+
+    #[test]
+    fn requests_come_by_their_shares() {
+        let text =
+            "requests = [{ path = \"/a\", share = 3 }, { path = \"/b\", upload = \"1KiB\" }]";
+        let http: Http = toml::from_str(text).unwrap();
+        let round = http.round();
+        let paths: Vec<&str> = round.iter().map(|ask| ask.path.as_str()).collect();
+        assert_eq!(paths, ["/a", "/a", "/b", "/a"]);
+        assert_eq!(round[2].upload, Some(Size(1024)));
+        let http: Http = toml::from_str("").unwrap();
+        assert_eq!(http.round().len(), 1);
     }
 
     #[test]

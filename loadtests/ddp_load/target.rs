@@ -9,7 +9,7 @@ use std::{
 
 use http::Uri;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -72,6 +72,8 @@ pub(crate) struct Reach {
     pub(crate) trust: Trust,
     /// TLS sessions are resumed, where the server takes part.
     pub(crate) resume: bool,
+    /// TLS 1.3 with X25519 and AES-128-GCM only, so that every server has the same to compute.
+    pub(crate) one_suite: bool,
 }
 
 impl Reach {
@@ -107,9 +109,16 @@ impl Reach {
     fn tls(&self, host: &str) -> Result<Tls, String> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| format!("{host} is no name that TLS knows"))?;
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut provider = aws_lc_rs::default_provider();
+        let mut versions = rustls::DEFAULT_VERSIONS;
+        if self.one_suite {
+            provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
+            provider.cipher_suites = vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
+            versions = NEWEST;
+        }
+        let provider = Arc::new(provider);
         let builder = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .map_err(|error| error.to_string())?;
         let mut config = match &self.trust {
             Trust::Anybody => builder
@@ -153,6 +162,7 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
     Ok(store)
 }
 
+const NEWEST: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Source addresses: one, or the first and the last of a range of IPv4.

@@ -12,6 +12,45 @@ pub(crate) struct Time(pub(crate) Duration);
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Rate(pub(crate) f64);
 
+/// As "500B", "300KiB" or "20MiB".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no size up to 4GiB: write it as 500B, 300KiB or 20MiB");
+        let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, unit) = text.split_at(at);
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let unit = match unit {
+            "B" => Some(1),
+            "KiB" => Some(1 << 10),
+            "MiB" => Some(1 << 20),
+            "GiB" => Some(1 << 30),
+            _ => None,
+        };
+        let bytes = unit.and_then(|unit: u64| number.checked_mul(unit));
+        let bytes = bytes.filter(|bytes| *bytes <= 4 << 30);
+        bytes.map(Self).ok_or_else(wrong)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+/// In bytes.
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.0)
+    }
+}
+
 impl std::str::FromStr for Time {
     type Err = String;
 
@@ -98,6 +137,12 @@ mod tests {
             "25h",
         ] {
             assert!(text.parse::<Time>().is_err(), "{text}");
+        }
+        for (text, bytes) in [("0B", 0), ("300KiB", 307_200), ("4GiB", 4 << 30)] {
+            assert_eq!(text.parse(), Ok(Size(bytes)));
+        }
+        for text in ["", "5", "5MB", "-1B", "5GiB", "99999999999999999999B"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
         }
         assert_eq!("0.5/s".parse(), Ok(Rate(0.5)));
         for text in ["", "5", "/s", "0/s", "-1/s", "NaN/s", "inf/s"] {

@@ -62,17 +62,19 @@ pub(crate) struct Watch {
     /// Between two points of the record.
     step: Duration,
     is_terminal: bool,
+    is_quiet: bool,
     shown: Option<Instant>,
 }
 
 impl Watch {
-    pub(crate) fn start(duration: Duration) -> io::Result<Self> {
+    pub(crate) fn start(duration: Duration, is_quiet: bool) -> io::Result<Self> {
         let is_short = duration <= Duration::from_secs(20);
         Ok(Self {
             record: Record::new(),
             interrupts: signal(SignalKind::interrupt())?,
             step: Duration::from_millis(if is_short { 200 } else { 1000 }),
             is_terminal: io::stderr().is_terminal(),
+            is_quiet,
             shown: None,
         })
     }
@@ -117,7 +119,7 @@ impl Watch {
 
     fn show(&mut self, seen: Seen<'_>, phase: &str, now: Instant) {
         let pause = if self.is_terminal { REDRAW } else { LINE };
-        if self.shown.is_some_and(|shown| now - shown < pause) {
+        if self.is_quiet || self.shown.is_some_and(|shown| now - shown < pause) {
             return;
         }
         self.shown = Some(now);

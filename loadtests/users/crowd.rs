@@ -51,6 +51,7 @@ pub struct Person {
     pub(super) token: Box<str>,
     pub(super) user: Box<str>,
     pub(super) subscriptions: u8,
+    pub(super) logs_in: bool,
     pub(super) habits: Option<Box<Habits>>,
     pub(super) talk: Option<Box<Talk>>,
 }
@@ -65,9 +66,17 @@ impl Person {
             token: token.into(),
             user: user.into(),
             subscriptions: subscriptions.min(MAX_SUBSCRIPTIONS),
+            logs_in: true,
             habits: None,
             talk: None,
         }
+    }
+
+    /// One who is nobody: a client that greets and subscribes, and does not log in.
+    #[must_use]
+    pub fn without_login(mut self) -> Self {
+        self.logs_in = false;
+        self
     }
 
     /// One who talks at a rate, for what is measured.

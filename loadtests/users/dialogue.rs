@@ -224,7 +224,8 @@ impl<'a> Dialogue<'a> {
         self.board.tally().connected.record(took);
         match self.person.kind.family() {
             Family::Web => {}
-            Family::ReactNative => self.log_in(say, now),
+            Family::ReactNative if self.person.logs_in => self.log_in(say, now),
+            Family::ReactNative => self.subscribe(say, now),
             Family::Sdk => {
                 self.log_in(say, now);
                 self.subscribe(say, now);
@@ -322,6 +323,7 @@ impl<'a> Dialogue<'a> {
         let answered = self.subs.sent.is_some() && self.subs.unanswered == 0;
         pin.set(match accepted {
             _ if !self.connected => Standing::Parked,
+            None if answered && !self.person.logs_in => Standing::Settled,
             None => Standing::Connected,
             Some(false) => Standing::Refused,
             Some(true) if answered && matches!(self.login, Login::Updated { .. }) => {
@@ -366,6 +368,9 @@ impl<'a> Dialogue<'a> {
     }
 
     fn log_in(&mut self, say: &mut Vec<String>, now: Instant) {
+        if !self.person.logs_in {
+            return;
+        }
         let login = json!({
             "msg": "method",
             "id": self.login_id(),
@@ -512,6 +517,22 @@ mod tests {
         assert_eq!(tally.errors_named("not-allowed"), 1);
         let (_, _, standing) = talk(Kind::Web, &lines[..4]);
         assert_eq!(standing, Standing::LoggedIn);
+    }
+
+    #[test]
+    fn a_user_who_does_not_log_in_is_settled_without_it() {
+        for kind in [Kind::Web, Kind::ReactNative, Kind::SDK] {
+            let board = Board::new(0);
+            let person = Person::new(3, kind, "", "", 0).without_login();
+            let now = Instant::now();
+            let mut dialogue = Dialogue::new(&person, &board, now, None, Chance::new(1), now);
+            let mut pin = Pin::new(&board);
+            let mut say = Vec::new();
+            dialogue.open(None, &mut say, now);
+            dialogue.hear(CONNECTED, &mut say, &mut pin, now);
+            assert_eq!(say.len(), 1, "{say:?}");
+            assert_eq!(pin.standing(), Standing::Settled);
+        }
     }
 
     #[test]

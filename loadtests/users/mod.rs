@@ -51,7 +51,7 @@ pub use self::{
     kind::Kind,
     pulse::Pulse,
     socket::dial,
-    talk::Talk,
+    talk::{Echo, Talk},
     tally::{Ended, Spread, Tally},
     traffic::{Faults, Traffic},
     wire::{Tls, Wire},

@@ -37,6 +37,16 @@ pub struct Talk {
     pub length: usize,
     /// Between two times at which it tells that it types.
     pub typing: Option<Duration>,
+    /// What it calls for the sake of the answer.
+    pub echo: Option<Echo>,
+}
+
+/// A method that is called at a rate, with a text of [`Talk::length`] characters.
+#[derive(Clone, Debug)]
+pub struct Echo {
+    pub method: Box<str>,
+    /// Between two calls.
+    pub pause: Duration,
 }
 
 impl Talk {
@@ -83,6 +93,7 @@ pub(super) struct Talking<'a> {
     /// When the next message is meant to be sent, and the next sign of typing.
     message_at: Option<Instant>,
     typing_at: Option<Instant>,
+    echo_at: Option<Instant>,
     is_settled: bool,
     calls: HashMap<String, Call>,
 }
@@ -119,6 +130,7 @@ impl<'a> Talking<'a> {
             next: 100,
             message_at: None,
             typing_at: None,
+            echo_at: None,
             is_settled: false,
             calls: HashMap::new(),
         }
@@ -134,13 +146,15 @@ impl<'a> Talking<'a> {
         let mut first = |period: Duration| now + period.mul_f64(chance.between(0.0, 1.0));
         self.message_at = self.talk.message.map(&mut first);
         self.typing_at = self.talk.typing.map(&mut first);
+        let echo = self.talk.echo.as_ref();
+        self.echo_at = echo.map(|echo| first(echo.pause));
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         if self.calls.len() >= CALLS {
             return None;
         }
-        [self.message_at, self.typing_at]
+        [self.message_at, self.typing_at, self.echo_at]
             .into_iter()
             .flatten()
             .min()
@@ -149,16 +163,22 @@ impl<'a> Talking<'a> {
     pub(super) fn due(&mut self, say: &mut Vec<String>, now: Instant) {
         let is_busy = self.board.is_busy();
         while let Some(at) = self.next_timeout().filter(|at| *at <= now) {
-            let is_message = self.message_at == Some(at);
-            let (slot, period) = match is_message {
-                true => (&mut self.message_at, self.talk.message),
-                false => (&mut self.typing_at, self.talk.typing),
-            };
-            *slot = period.map(|period| at + period);
-            match (is_busy, is_message) {
-                (false, _) => {}
-                (true, true) => self.write(at, say, now),
-                (true, false) => self.type_(at, say),
+            let after = |period: Option<Duration>| period.map(|period| at + period);
+            if self.message_at == Some(at) {
+                self.message_at = after(self.talk.message);
+                if is_busy {
+                    self.write(at, say, now);
+                }
+            } else if self.typing_at == Some(at) {
+                self.typing_at = after(self.talk.typing);
+                if is_busy {
+                    self.type_(at, say);
+                }
+            } else {
+                self.echo_at = after(self.talk.echo.as_ref().map(|echo| echo.pause));
+                if is_busy {
+                    self.ask_echo(at, say);
+                }
             }
         }
     }
@@ -183,6 +203,15 @@ impl<'a> Talking<'a> {
         let event = format!("{room}/user-activity");
         let params = json!([event, self.talk.name, ["user-typing"], {}]);
         self.call(ROOM, &params, false, intended, say);
+    }
+
+    fn ask_echo(&mut self, intended: Instant, say: &mut Vec<String>) {
+        let Some(Echo { method, .. }) = &self.talk.echo else {
+            return;
+        };
+        let text = "so on and ".repeat(self.talk.length / 10 + 1);
+        let text = text.get(..self.talk.length).unwrap_or_default();
+        self.call(method, &json!([text]), false, intended, say);
     }
 
     fn call(
@@ -269,6 +298,7 @@ mod tests {
             message: Some(Duration::from_millis(100)),
             length: 40,
             typing: None,
+            echo: None,
         }
     }
 

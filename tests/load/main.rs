@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
 
+mod compare;
 mod markup;
 
 use std::{
@@ -289,6 +290,39 @@ fn too_few_open_files_are_said_before_anything_begins() {
         said.contains("need 1200 open files, and 256 are allowed"),
         "{said}"
     );
+}
+
+#[test]
+fn calls_are_answered() {
+    let words = "run calls --embedded --users 60 --ramp 200/s --duration 1s";
+    let report = Run::of(words).passed();
+    let calls = count(&report, "round_trip");
+    // A hundred in a second, at moments that are drawn by lot.
+    assert!((40..=160).contains(&calls), "{calls}");
+    assert_eq!(report["counts"]["results"], calls);
+}
+
+#[test]
+fn requests_of_several_kinds_come_by_their_shares() {
+    let report = Run::of("run http-mix --embedded --duration 1s").passed();
+    // A third of a hundredth of a second cannot be told exactly.
+    assert!((300..=301).contains(&count(&report, "request")));
+    let sent = report["counts"]["request_bytes"].as_u64().unwrap();
+    // Four of a hundred.
+    assert!((6..=18).contains(&(sent / (300 << 10))), "{sent}");
+    assert!(report["counts"]["response_bytes"].as_u64().unwrap() > 2_000_000);
+}
+
+#[test]
+fn files_go_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("up.toml");
+    let text = "duration = \"500ms\"\n[http]\nconnections = 2\n\
+                requests = [{ path = \"/upload\", upload = \"1MiB\" }]\n";
+    fs::write(&file, text).unwrap();
+    let report = Run::of(&format!("run {} --embedded", file.display())).passed();
+    let sent = report["counts"]["request_bytes"].as_u64().unwrap();
+    assert_eq!(sent, count(&report, "request") << 20);
 }
 
 #[test]

@@ -1,0 +1,120 @@
+//! `ddp-load compare` against a real peer: that everybody gets the same load and that the figures are
+//! of whom they are said to be. The figures themselves say nothing here.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+fn compare(words: &str, home: &Path) -> Output {
+    command(words, home).output().unwrap()
+}
+
+fn command(words: &str, home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ddp-load"));
+    command
+        .args(words.split(' '))
+        .arg("--home")
+        .arg(home)
+        .arg("--gateway")
+        .arg(env!("CARGO_BIN_EXE_ddp-gateway"))
+        .stdin(Stdio::null());
+    command
+}
+
+fn told(output: &Output) -> String {
+    [&output.stdout, &output.stderr]
+        .map(|text| String::from_utf8_lossy(text))
+        .join("\n")
+}
+
+#[test]
+fn the_gateway_and_nginx_take_turns() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("outcome.json");
+    let words = format!(
+        "compare --quick --rounds 1 --peers direct,gateway,nginx --cases rtt-500,idle,reload \
+         --json {}",
+        file.display()
+    );
+    let output = compare(&words, home.path());
+    let told = told(&output);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    let outcome: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(outcome["faults"], serde_json::json!([]));
+    assert_eq!(outcome["quick"], true);
+    let version = outcome["candidates"][2]["version"].as_str().unwrap();
+    assert!(version.starts_with("nginx version"), "{version}");
+    assert!(
+        outcome["configs"]["nginx.conf"]
+            .as_str()
+            .unwrap()
+            .contains("proxy_pass")
+    );
+    let figure = |case: &str, way: &str, figure: &str, peer: &str| {
+        let mut all = outcome["figures"].as_array().unwrap().iter();
+        let found = all.find(|one| {
+            one["case"] == case
+                && one["way"] == way
+                && one["figure"] == figure
+                && one["peer"] == peer
+        });
+        found.cloned()
+    };
+    let median = |case: &str, way: &str, what: &str, peer: &str| {
+        let found = figure(case, way, what, peer);
+        let found = found.unwrap_or_else(|| panic!("{case} {way} {what} {peer}: {told}"));
+        found["middle"]["median"].as_f64().unwrap()
+    };
+    for way in ["plain", "tls"] {
+        for peer in ["gateway", "nginx"] {
+            assert!(median("rtt-500", way, "cost", peer) > 1.0, "{told}");
+            assert!(median("rtt-500", way, "p50", peer) > 1.0, "{told}");
+            assert_eq!(median("rtt-500", way, "errors", peer), 0.0, "{told}");
+            assert!(median("idle", way, "memory", peer) > 0.0, "{told}");
+            assert!(figure("idle", way, "given_back", peer).is_some());
+        }
+        let theirs = figure("rtt-500", way, "cost", "nginx").unwrap();
+        let ratio = theirs["gateway_ratio"]["median"].as_f64().unwrap();
+        let own = median("rtt-500", way, "cost", "gateway");
+        let expected = own / median("rtt-500", way, "cost", "nginx");
+        assert!((ratio - expected).abs() < 1e-9, "{ratio} {expected}");
+    }
+    assert!(median("rtt-500", "plain", "p50", "direct") > 1.0);
+    assert!(figure("rtt-500", "plain", "cost", "direct").is_none());
+    // A change of its configuration cuts nobody off, with either of them.
+    for peer in ["gateway", "nginx"] {
+        assert_eq!(median("reload", "plain", "cut", peer), 0.0, "{told}");
+    }
+    let table = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "| direct | gateway | nginx |",
+        "| DDP round trip, 500 connections, 2,000/s, TLS | CPU, us |",
+        "take no figure of it for good",
+        "of nginx |",
+    ] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    // Nothing is left behind but what was asked for.
+    let left = fs::read_dir(home.path()).unwrap().count();
+    assert_eq!(left, 1);
+}
+
+#[test]
+fn a_peer_that_was_asked_for_has_to_be_there() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = command("compare --quick --peers sozu --cases connect", home.path());
+    let output = command.env("PATH", home.path()).output().unwrap();
+    let told = told(&output);
+    assert_eq!(output.status.code(), Some(64), "{told}");
+    assert!(
+        told.contains("the program of sozu is not there: --install"),
+        "{told}"
+    );
+    let output = compare("compare --quick --cases nothing", home.path());
+    assert_eq!(output.status.code(), Some(64));
+    assert!(self::told(&output).contains("rtt-500"), "{told}");
+}
