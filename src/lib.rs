@@ -21,7 +21,7 @@
 //! F6  demo   cli   main          what a person starts
 //! F5  control   admin            the process: start, reload, drain, admin pages
 //! F4  proxy                      the data path: requests, upgrades, relays
-//! F3  net   discovery            sockets, TLS, dialling, DNS, NATS
+//! F3  net   discovery            sockets, TLS, dialling, DNS, NATS, Kubernetes
 //! F2  session   pool   config    decisions, without I/O
 //! F1  ws   ddp   sockjs   headers    meaning of bytes, without I/O
 //! F0  base   telemetry           ids, bounded queues, metrics, log
@@ -35,7 +35,7 @@
 //!   arguments. So what decides can be tested with a clock that the test turns.
 //! - `ws`, `ddp`, `sockjs` and `headers` do not know each other. `session` does not know `pool`; they
 //!   meet in `proxy`. `config` knows nobody but `base`.
-//! - rustls is named in `net` only, hyper in `proxy`, `admin`, `demo` and four files of `net`, h2 where
+//! - rustls is named in `net` only, hyper in `proxy`, `admin`, `demo` and five files of `net`, h2 where
 //!   HTTP/2 is served.
 //! - No metric is looked up by name outside of start-up: names stand in `telemetry/names.rs`, the
 //!   components hold handles.
@@ -56,7 +56,8 @@
 //!   table from reasons to close codes; [`session::Limiter`] holds a client back, [`session::Quotas`]
 //!   refuse single methods and subscriptions.
 //! - [`net`]: [`net::stream::Downstream`] is what a client's bytes come through, whatever it is.
-//! - [`discovery`]: complete sets of streamers from a list, the DNS or the message bus; on the bus
+//! - [`discovery`]: complete sets of streamers from a list, the DNS, a Service of Kubernetes or the
+//!   message bus; on the bus
 //!   the gateway only listens and asks who is there.
 //! - [`proxy`]: [`proxy::Gateway`] takes a request through its phases; `relay` and `pump` carry a
 //!   session; [`proxy::registry`] knows the open ones.

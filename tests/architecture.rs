@@ -85,6 +85,7 @@ const CONFINED: &[Confined] = &[
     Confined {
         names: &["hyper", "hyper_util"],
         places: &[
+            "net/https.rs",
             "net/incoming.rs",
             "net/monolith.rs",
             "net/origin.rs",

@@ -43,8 +43,13 @@ fn summary(arguments: &ConfigArgs, loaded: &Loaded) -> String {
         1 => ", 1 message bus".to_owned(),
         count => format!(", {count} message buses"),
     };
+    let services = config.pools.iter().filter(|pool| pool.kubernetes.is_some());
+    let services = match services.count() {
+        0 => String::new(),
+        count => format!(", {}", many(count, "Kubernetes Service")),
+    };
     format!(
-        "{}: no faults. {}, {}, {}, {}, {}{buses}.",
+        "{}: no faults. {}, {}, {}, {}, {}{buses}{services}.",
         arguments.config.display(),
         many(config.listeners.len(), "listener"),
         many(config.routes.len(), "route"),

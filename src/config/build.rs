@@ -35,7 +35,7 @@ pub(super) struct NamedFile {
 pub(super) struct Builder<'a> {
     pub(super) file: &'a FileConfig,
     /// Where relative paths begin.
-    base: &'a Path,
+    pub(super) base: &'a Path,
     pub(super) faults: Vec<Diagnostic>,
     pub(super) files: Vec<NamedFile>,
 }

@@ -157,7 +157,8 @@ fn pools(old: &[Pool], new: &[Pool], changes: &mut Vec<Change>) {
                 name,
                 sources: before.streamers != pool.streamers
                     || before.dns != pool.dns
-                    || before.nats != pool.nats,
+                    || before.nats != pool.nats
+                    || before.kubernetes != pool.kubernetes,
             }),
         }
     }

@@ -7,12 +7,13 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use ipnet::IpNet;
 
 use super::{
-    model::{HostPattern, LogFormat, RebalanceMode, Server},
+    model::{ApiServer, HostPattern, LogFormat, RebalanceMode, Server, ServicePort},
     table::{Key, Maybe, Required, Setting, Shape, Table as _, tables},
     value::{
         address::{DnsName, Endpoint},
         bus::{BrokerKind, Namespace, NatsUrl, UserName},
         choice::{Auto, Off, Or},
+        kubernetes::Label,
         list::{Many, OneOrMany},
         quantity::{BytesPerSecond, PerSecond, PerTime, Share, Size, Whole},
         text::{
@@ -163,6 +164,11 @@ tables! {
         /// to end says so there, before its sockets die. The gateway asks who is there and says
         /// nothing else. What other sources know besides is used as well.
         nats: Option<NatsFile>,
+
+        /// Watch the EndpointSlices of a Service. Unlike the DNS they say that a pod is about to end
+        /// at the moment when that is decided, and its sessions are moved for as long as a preStop
+        /// hook lets it live. Needs the rights of deploy/rbac.yaml.
+        kubernetes: Option<Box<KubernetesFile>>,
     }
 
     /// `[discovery.dns]`
@@ -234,6 +240,34 @@ tables! {
 
         /// ... and with its private key.
         key: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats.key",
+    }
+
+    /// `[discovery.kubernetes]`
+    KubernetesFile {
+        /// Name of the Service; the chart's own will do.
+        service: Required<Label> | "rocketchat-ddp-streamer",
+
+        /// Its namespace; that of the gateway's pod when it is not set.
+        namespace: Option<Setting<Label>> | "rocketchat",
+
+        /// Port of each streamer: the name that the Service has for it, or its number in the pod.
+        port: Setting<ServicePort> = "http",
+
+        /// The API server; as the environment of every pod says when it is not set. With http://
+        /// no token is sent.
+        server: Option<Setting<ApiServer>> | "https://10.96.0.1:443",
+
+        /// The service account's token. It is read again at each request, as Kubernetes renews it.
+        token_file: Setting<FilePath> = "/var/run/secrets/kubernetes.io/serviceaccount/token",
+
+        /// PEM file with the certificates that the API server's one is signed by.
+        ca_file: Setting<FilePath> = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",
+
+        /// For the API server to begin an answer.
+        timeout: Setting<Duration> = "10s",
+
+        /// A watch is renewed after this, so that one that broke without a sign is noticed.
+        renew: Setting<Duration> = "60s",
     }
 
     /// `[pool]`, and the same keys below `[pools.NAME]`
@@ -619,7 +653,7 @@ mod tests {
     #[test]
     fn all_defaults_can_be_read() {
         let text = "monolith = 'http://a'\n[[listener]]\naddress = '[::]:1'\n[[listener.tls]]\n\
-                    [[route]]\n[discovery.dns]\nname = 'a'\n[discovery.nats]\nurl = 'a'\n[pools.a.discovery.dns]\nname = 'a'";
+                    [[route]]\n[discovery.dns]\nname = 'a'\n[discovery.nats]\nurl = 'a'\n[discovery.kubernetes]\nservice = 'a'\n[pools.a.discovery.dns]\nname = 'a'";
         let document = Document::parse("x", text, &Environment::empty());
         let mut faults = document.faults;
         let mut file: FileConfig = Reader::root(&document.root, &mut faults);

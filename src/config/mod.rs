@@ -14,6 +14,7 @@ mod diagnostic;
 mod diff;
 mod field;
 mod file;
+mod kubernetes;
 mod listeners;
 pub mod model;
 mod node;

@@ -1,5 +1,6 @@
 //! The checked configuration: narrow types, no option that must be set, no text left to parse.
 
+mod kubernetes;
 mod nats;
 
 use std::{
@@ -11,6 +12,7 @@ use std::{
 
 use ipnet::IpNet;
 
+pub use self::kubernetes::{ApiServer, Kubernetes, ServicePort};
 pub use self::nats::{Broker, Nats, NatsLogin, NatsServer};
 use crate::base::{
     id::{ListenAddr, PoolName, StreamerAddr},
@@ -115,8 +117,11 @@ pub struct Pool {
     pub streamers: Vec<StreamerAddr>,
     /// Names to look up: those of `discovery.dns`, and each streamer that is given by a name.
     pub dns: Vec<Dns>,
-    /// The message bus. There is at least one of this, `dns` and `streamers`.
+    /// The message bus.
     pub nats: Option<Nats>,
+    /// A Service whose endpoints are the streamers. There is at least one of this, `nats`, `dns`
+    /// and `streamers`.
+    pub kubernetes: Option<Box<Kubernetes>>,
     /// Sessions that one streamer may hold.
     pub sessions_per_streamer: u32,
     /// Clients that may wait for room, and for how long.

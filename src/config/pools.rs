@@ -8,8 +8,8 @@ use std::{
 use super::{
     build::Builder,
     diagnostic::Diagnostic,
-    file::DnsFile,
-    model::{Dns, DnsKind, Pool, Queue, Rebalance},
+    file::{DiscoveryFile, DnsFile},
+    model::{Dns, DnsKind, Kubernetes, Nats, Pool, Queue, Rebalance},
     table::{Maybe, Setting},
     value::{address::Endpoint, list::Many, quantity::Share, text::Record},
 };
@@ -44,37 +44,33 @@ impl Builder<'_> {
 
     pub(super) fn pools(&mut self) -> Vec<Pool> {
         let file = self.file;
-        let (streamers, mut dns) = self.streamers(file.streamers.given());
-        let discovery = &file.discovery;
-        dns.extend(discovery.dns.as_ref().and_then(|dns| self.dns(dns)));
-        let nats = discovery.nats.as_ref().and_then(|nats| self.nats(nats));
-        if streamers.is_empty() && dns.is_empty() && nats.is_none() {
+        let sources = self.sources(&file.streamers, &file.discovery);
+        if sources.is_empty() {
             let fault = match &file.streamers {
                 Maybe::Given(streamers) if streamers.value.0.is_empty() => Some(
                     Diagnostic::error(&streamers.place, "there are no streamers").label("empty"),
                 ),
                 // What could not be read has been reported.
                 Maybe::Given(_) | Maybe::Faulty => None,
-                Maybe::Missing if discovery.dns.is_some() || discovery.nats.is_some() => None,
+                Maybe::Missing if file.discovery.is_given() => None,
                 Maybe::Missing => Some(Diagnostic::placeless("`streamers` is missing")),
             };
             self.faults.extend(fault.map(|fault| {
                 fault.absence().help(
-                    "add: streamers = [\"127.0.0.1:4001\", \"127.0.0.1:4002\"], [discovery.dns] or [discovery.nats]",
+                    "add: streamers = [\"127.0.0.1:4001\", \"127.0.0.1:4002\"], or one of [discovery]",
                 )
             }));
         }
-        let others = discovery.dns.is_some() || !matches!(file.streamers, Maybe::Missing);
-        self.nats_alone(discovery.nats.as_ref(), others);
         let health = self.health();
         let base = &file.pool;
         self.at_least(&base.attach_timeout, Duration::from_millis(10));
         self.patience(&base.queue_wait);
         let mut pools = vec![Pool {
             name: PoolName::new(DEFAULT_POOL),
-            streamers,
-            dns,
-            nats,
+            streamers: sources.streamers,
+            dns: sources.dns,
+            nats: sources.nats,
+            kubernetes: sources.kubernetes,
             sessions_per_streamer: base.sessions_per_streamer.value.0,
             queue: Queue {
                 length: length(base.queue_length.value.0),
@@ -95,26 +91,20 @@ impl Builder<'_> {
                     _ => fault.label("letters, digits, `-` and `_` only, at most 64"),
                 });
             }
-            let (streamers, mut dns) = self.streamers(pool.streamers.given());
-            let discovery = &pool.discovery;
-            dns.extend(discovery.dns.as_ref().and_then(|dns| self.dns(dns)));
-            let nats = discovery.nats.as_ref().and_then(|nats| self.nats(nats));
-            let said = discovery.dns.is_some()
-                || discovery.nats.is_some()
+            let sources = self.sources(&pool.streamers, &pool.discovery);
+            let said = pool.discovery.is_given()
                 || match &pool.streamers {
                     Maybe::Missing => false,
                     Maybe::Faulty => true,
                     Maybe::Given(streamers) => !streamers.value.0.is_empty(),
                 };
-            if streamers.is_empty() && dns.is_empty() && nats.is_none() && !said {
+            if sources.is_empty() && !said {
                 self.faults.push(
                     Diagnostic::error(&pool.place, format!("the pool `{name}` has no streamers"))
                         .label("neither `streamers` nor `discovery`")
                         .absence(),
                 );
             }
-            let others = discovery.dns.is_some() || !matches!(pool.streamers, Maybe::Missing);
-            self.nats_alone(discovery.nats.as_ref(), others);
             if let Some(timeout) = &pool.attach_timeout {
                 self.at_least(timeout, Duration::from_millis(10));
             }
@@ -124,9 +114,10 @@ impl Builder<'_> {
             let first = &pools[0];
             pools.push(Pool {
                 name: PoolName::new(name.as_str()),
-                streamers,
-                dns,
-                nats,
+                streamers: sources.streamers,
+                dns: sources.dns,
+                nats: sources.nats,
+                kubernetes: sources.kubernetes,
                 sessions_per_streamer: own(&pool.sessions_per_streamer)
                     .map_or(first.sessions_per_streamer, |limit| limit.0),
                 queue: Queue {
@@ -150,6 +141,25 @@ impl Builder<'_> {
                     .label("they give up after 100 s")
                     .help("what waits for nobody only takes a place in the queue"),
             );
+        }
+    }
+
+    /// Everywhere that streamers of a pool are looked for.
+    fn sources(&mut self, listed: &Maybe<Many<Endpoint>>, discovery: &DiscoveryFile) -> Sources {
+        let (streamers, mut dns) = self.streamers(listed.given());
+        dns.extend(discovery.dns.as_ref().and_then(|dns| self.dns(dns)));
+        let nats = discovery.nats.as_ref();
+        let listed = !matches!(listed, Maybe::Missing);
+        let others = listed || discovery.dns.is_some() || discovery.kubernetes.is_some();
+        self.nats_alone(nats, others);
+        let kubernetes = discovery.kubernetes.as_deref();
+        Sources {
+            streamers,
+            dns,
+            nats: nats.and_then(|nats| self.nats(nats)),
+            kubernetes: kubernetes
+                .and_then(|service| self.kubernetes(service))
+                .map(Box::new),
         }
     }
 
@@ -237,6 +247,28 @@ impl Builder<'_> {
             ttl_min: dns.ttl_min.value,
             ttl_max: dns.ttl_max.value,
         })
+    }
+}
+
+/// Where the streamers of a pool are looked for.
+struct Sources {
+    streamers: Vec<StreamerAddr>,
+    dns: Vec<Dns>,
+    nats: Option<Nats>,
+    kubernetes: Option<Box<Kubernetes>>,
+}
+
+impl Sources {
+    fn is_empty(&self) -> bool {
+        let addresses = self.streamers.is_empty() && self.dns.is_empty();
+        addresses && self.nats.is_none() && self.kubernetes.is_none()
+    }
+}
+
+impl DiscoveryFile {
+    /// Whether it names a source, one that could not be read included.
+    fn is_given(&self) -> bool {
+        self.dns.is_some() || self.nats.is_some() || self.kubernetes.is_some()
     }
 }
 

@@ -103,6 +103,21 @@ pub(super) trait Table: Sized + Clone {
     fn write(&self, out: &mut Writer);
 }
 
+/// A table that most files do not have need not take its room in all of them.
+impl<T: Table> Table for Box<T> {
+    fn keys() -> Vec<Key> {
+        T::keys()
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Self {
+        Self::new(T::read(reader))
+    }
+
+    fn write(&self, out: &mut Writer) {
+        T::write(self, out);
+    }
+}
+
 /// One key of a table that is being read, with what the file has for it.
 pub(super) struct Slot<'a> {
     pub(super) key: &'a Key,

@@ -42,6 +42,8 @@ fn facts(
         sources.extend(pool.dns.iter().map(|dns| format!("dns {}", dns.name)));
         let bus = pool.nats.as_ref();
         sources.extend(bus.map(|bus| format!("bus {}", bus.name())));
+        let service = pool.kubernetes.as_ref();
+        sources.extend(service.map(|service| format!("kubernetes {}", service.name())));
         lines.push(format!(
             "streamers of pool {}: {} (up to {} sessions each)",
             pool.name,

@@ -107,6 +107,8 @@ pub enum SourceError {
     NoResolver,
     #[error(transparent)]
     Nats(#[from] LinkError),
+    #[error(transparent)]
+    Kubernetes(#[from] super::KubernetesTrouble),
     #[error("the answer brings a defect of the gateway to light (report it)")]
     Defect,
 }

@@ -14,6 +14,7 @@ pub enum Kind {
     List,
     Dns,
     Nats,
+    Kubernetes,
 }
 
 impl Kind {
@@ -22,6 +23,7 @@ impl Kind {
             Self::List => "list",
             Self::Dns => "dns",
             Self::Nats => "nats",
+            Self::Kubernetes => "kubernetes",
         }
     }
 
@@ -31,6 +33,7 @@ impl Kind {
             Self::List => "the list of streamers",
             Self::Dns => "DNS",
             Self::Nats => "the message bus",
+            Self::Kubernetes => "Kubernetes",
         }
     }
 
@@ -39,6 +42,7 @@ impl Kind {
         match self {
             Self::List => "check `streamers`",
             Self::Dns => "check the name and the DNS server",
+            Self::Kubernetes => "look at the Service and its endpoints",
             Self::Nats => "`ddp-gateway check --connect` tells what is there",
         }
     }

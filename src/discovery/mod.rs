@@ -7,6 +7,7 @@
 mod announcement;
 mod board;
 mod dns;
+mod kubernetes;
 mod listing;
 pub mod nats;
 
@@ -21,29 +22,34 @@ use tokio::{sync::watch, task::JoinSet};
 pub use self::{
     announcement::{Announcement, Endpoints, Host, Seen, SourceError, Status},
     board::Kind,
+    kubernetes::Trouble as KubernetesTrouble,
     listing::{ListedStreamer, Listing, SourceReport},
 };
 use self::{board::Board, listing::Listed};
 use crate::{base::id::StreamerAddr, config};
 
-/// One place to learn from. Another kind (Kubernetes) is a further variant.
+/// One place to learn from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Addresses given literally; never stale.
     Fixed(Endpoints),
     Dns(config::model::Dns),
     Nats(Box<config::model::Nats>),
+    Kubernetes(Box<config::model::Kubernetes>),
 }
 
 impl Source {
     /// The sources of a pool; where two contradict each other, the earlier one is right.
     pub fn of(pool: &config::model::Pool) -> Vec<Self> {
+        let services = pool.kubernetes.iter().cloned().map(Self::Kubernetes);
         let nats = pool.nats.iter().cloned().map(Box::new).map(Self::Nats);
         let dns = pool.dns.iter().cloned().map(Self::Dns);
         let fixed = Self::Fixed(Endpoints::of_addresses(
             pool.streamers.iter().map(|addr| addr.0),
         ));
-        nats.chain(dns)
+        services
+            .chain(nats)
+            .chain(dns)
             .chain((!pool.streamers.is_empty()).then_some(fixed))
             .collect()
     }
@@ -55,6 +61,7 @@ impl Source {
             Self::Fixed(_) => Kind::List,
             Self::Dns(_) => Kind::Dns,
             Self::Nats(_) => Kind::Nats,
+            Self::Kubernetes(_) => Kind::Kubernetes,
         }
     }
 
@@ -64,6 +71,7 @@ impl Source {
             Self::Fixed(_) => "streamers".to_owned(),
             Self::Dns(dns) => dns.name.clone(),
             Self::Nats(nats) => nats.name(),
+            Self::Kubernetes(service) => service.name(),
         }
     }
 }
@@ -208,6 +216,10 @@ impl Running {
             Source::Nats(nats) => {
                 let board = Board::new(source.kind(), &source.name(), announce);
                 task.spawn(nats::run(nats::Bus::new((**nats).clone()), board));
+            }
+            Source::Kubernetes(service) => {
+                let board = Board::new(source.kind(), &source.name(), announce);
+                task.spawn(kubernetes::Watch::new((**service).clone()).run(board));
             }
         }
         Self {

@@ -3,6 +3,7 @@
 pub mod dial;
 pub mod gate;
 pub mod http2;
+pub mod https;
 pub mod incoming;
 pub mod listen;
 pub mod monolith;

@@ -39,6 +39,14 @@ fn check_says_what_is_wrong_and_what_is_there() {
         "gateway.toml: no faults. 1 listener, 1 route, 1 pool, 1 streamer, 0 DNS names.\n"
     ));
 
+    let service = "discovery.kubernetes.service=ddp-streamer";
+    let (exit, out, _) = execute(&["check", "-c", name, "--set", service]);
+    assert_eq!(exit, Exit::Done);
+    assert!(
+        out.ends_with("0 DNS names, 1 Kubernetes Service.\n"),
+        "{out}"
+    );
+
     let (exit, out, err) = execute(&["check", "-c", name, "--set", "http.idle_timeout=5"]);
     assert_eq!((exit, out.as_str()), (Exit::Usage, ""));
     assert!(err.contains("http.idle_timeout=5\n"), "{err}");

@@ -2,9 +2,12 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use ddp_gateway::config::model::{
-    Config, DnsKind, HostPattern, LogFormat, Logins, MethodLimits, ProxyProtocol, Quota, Rate,
-    Rebalance, RebalanceMode,
+use ddp_gateway::config::{
+    Environment,
+    model::{
+        Config, DnsKind, HostPattern, LogFormat, Logins, MethodLimits, ProxyProtocol, Quota, Rate,
+        Rebalance, RebalanceMode, ServicePort,
+    },
 };
 
 use crate::support::{BASE, environment, load, loaded, path};
@@ -121,6 +124,49 @@ fn a_route_for_everything_replaces_the_implied_one() {
     let config = load(&format!("{BASE}[[route]]\npool = \"off\"\n"));
     assert_eq!(config.routes.len(), 1);
     assert_eq!(config.routes[0].pool, None);
+}
+
+#[test]
+fn services_of_kubernetes() {
+    let config = fixture("kubernetes.toml");
+    let [first, eu] = config.pools.as_slice() else {
+        panic!("two pools");
+    };
+    let service = first.kubernetes.as_ref().unwrap();
+    assert_eq!(service.name(), "rocketchat-ddp-streamer");
+    assert_eq!((&service.namespace, &service.server), (&None, &None));
+    assert_eq!(service.port, ServicePort::Name("http".to_owned()));
+    let folder = Path::new("/var/run/secrets/kubernetes.io/serviceaccount");
+    assert_eq!(service.token_file, folder.join("token"));
+    assert_eq!(service.ca_file, folder.join("ca.crt"));
+    assert_eq!(service.timeout, Duration::from_secs(10));
+    assert_eq!(service.renew, Duration::from_secs(60));
+    // Several sources complete each other.
+    assert_eq!(first.dns.len(), 1);
+    let service = eu.kubernetes.as_ref().unwrap();
+    assert_eq!(service.name(), "chat-eu/eu-ddp-streamer");
+    assert_eq!(service.port, ServicePort::Number(3000));
+    let server = service.server.as_ref().unwrap();
+    assert_eq!(
+        (server.tls, &*server.host, server.port),
+        (true, "fd00::1", 6443)
+    );
+    assert_eq!(server.to_string(), "https://[fd00::1]:6443");
+    assert!(service.token_file.ends_with("tokens/eu"));
+    assert_eq!(service.ca_file, Path::new("/etc/ca.crt"));
+    for (port, expected) in [
+        ("8080", ServicePort::Number(8080)),
+        ("web", ServicePort::Name("web".to_owned())),
+    ] {
+        let variable = ("DDP_GATEWAY__DISCOVERY__KUBERNETES__PORT", port);
+        let environment: Environment = [variable]
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .into_iter()
+            .collect();
+        let text = "monolith = 'http://a'\n[discovery.kubernetes]\nservice = 'a'\n";
+        let config = loaded(text, &environment).config;
+        assert_eq!(config.pools[0].kubernetes.as_ref().unwrap().port, expected);
+    }
 }
 
 #[test]

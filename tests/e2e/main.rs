@@ -12,6 +12,7 @@ mod dialogue;
 mod drain;
 mod hostile;
 mod http;
+mod kubernetes;
 mod listeners;
 mod logins;
 mod nameserver;

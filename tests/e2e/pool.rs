@@ -111,6 +111,7 @@ fn config(streamers: &[SocketAddr]) -> model::Pool {
         streamers: streamers.iter().copied().map(StreamerAddr).collect(),
         dns: Vec::new(),
         nats: None,
+        kubernetes: None,
         sessions_per_streamer: 500,
         queue: model::Queue {
             length: 10_000,

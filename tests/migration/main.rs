@@ -78,6 +78,28 @@ async fn all_streamers_are_restarted_one_after_the_other_and_nobody_notices() {
     scene.nobody_noticed();
 }
 
+/// A rolling update of which nobody tells the gateway but Kubernetes: no order, no hook.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_pods_are_replaced_by_kubernetes_and_nobody_notices() {
+    let plan = Plan {
+        skew: Duration::from_millis(70),
+        rebalance: "fast",
+        kubernetes: true,
+        ..Plan::default()
+    };
+    let mut scene = Scene::start(&plan).await;
+    scene.quiet("before").await.is_calm();
+    for n in 0..3 {
+        scene.replace_pod(n).await;
+        scene.stage(&format!("pod {} replaced", n + 1)).is_calm();
+    }
+    scene.is_level().await;
+    scene.stage("all are level again").is_calm();
+    scene.quiet("after").await.is_calm();
+    scene.finish().await.is_calm();
+    scene.nobody_noticed();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_third_streamer_gets_its_share_and_nobody_notices() {
     let plan = Plan {

@@ -4,8 +4,8 @@ use ddp_gateway::demo::streamer::Streamer;
 use serde_json::Value;
 
 use crate::{
-    scene::Scene,
-    support::{http, metrics::Metrics},
+    scene::{Scene, pod, slice},
+    support::{apiserver::Pod, http, metrics::Metrics},
 };
 
 impl Scene {
@@ -31,6 +31,23 @@ impl Scene {
         let id = self.streamers[n].address();
         self.order(&format!("/streamers/undrain?streamer={id}"))
             .await;
+        self.in_rotation(n).await;
+    }
+
+    /// Kubernetes replaces the pod of a streamer, and asks nobody: it says that the pod is about to
+    /// end, and lets it live until it is empty. The new one has the address of the old one.
+    pub(crate) async fn replace_pod(&self, n: usize) {
+        let api = self.api.as_ref().unwrap();
+        let address = self.streamers[n].address();
+        api.put(&slice(n), &[Pod::ending(&pod(n, 0), address)]);
+        self.sees("the streamer to be empty", async || {
+            self.streamers[n].sessions() == 0
+        })
+        .await;
+        self.streamers[n].stop().await;
+        api.remove(&slice(n));
+        self.streamers[n].start_again().await.unwrap();
+        api.put(&slice(n), &[Pod::ready(&pod(n, 1), address)]);
         self.in_rotation(n).await;
     }
 

@@ -21,7 +21,11 @@ use tempfile::TempDir;
 use crate::{
     gate::Gate,
     stage::{Stage, Totals},
-    support::{Looks, process::Gateway},
+    support::{
+        Looks,
+        apiserver::{ApiServer, Pod},
+        process::Gateway,
+    },
     users::{Crowd, Habits, Herald, Kind, Person, Pulse, Standing, Target},
 };
 
@@ -70,6 +74,8 @@ pub(crate) struct Plan {
     pub(crate) rebalance: &'static str,
     /// Events reach the streamers one after the other, so much apart.
     pub(crate) skew: Duration,
+    /// The gateway finds the streamers through the API of Kubernetes.
+    pub(crate) kubernetes: bool,
 }
 
 impl Default for Plan {
@@ -80,6 +86,7 @@ impl Default for Plan {
             mortal: false,
             rebalance: "off",
             skew: Duration::ZERO,
+            kubernetes: false,
         }
     }
 }
@@ -90,6 +97,8 @@ pub(crate) struct Scene {
     pub(crate) streamers: Vec<Streamer>,
     /// What the gateway takes for the last streamer, if it can be killed.
     pub(crate) gate: Option<Gate>,
+    /// Where the gateway finds the streamers, if not in its configuration.
+    pub(crate) api: Option<ApiServer>,
     pub(crate) workspace: Workspace,
     pub(crate) crowd: Crowd,
     pub(crate) herald: Option<Herald>,
@@ -136,6 +145,16 @@ impl Scene {
         if let Some(gate) = &gate {
             addresses[last] = gate.address();
         }
+        let mut api = None;
+        let mut discovery = String::new();
+        if plan.kubernetes {
+            let server = ApiServer::start().await;
+            for (n, address) in addresses.drain(..).enumerate() {
+                server.put(&slice(n), &[Pod::ready(&pod(n, 0), address)]);
+            }
+            discovery = server.toml("");
+            api = Some(server);
+        }
         let addresses: Vec<String> = addresses.iter().map(|a| format!("\"{a}\"")).collect();
         let text = format!(
             "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nmonolith = \"http://{}\"\n\
@@ -145,7 +164,7 @@ impl Scene {
              [limits.methods]\nconnection_by_method = \"100/10s\"\nuser_by_method = \"200/10s\"\n\
              [logins]\nconcurrency = {LIMIT}\nstreamer_concurrency = {STREAMER_LIMIT}\n\
              rate = \"1000/s\"\nstreamer_rate = \"1000/s\"\n\
-             [rebalance]\nmode = \"{}\"\n",
+             [rebalance]\nmode = \"{}\"\n{discovery}",
             monolith.address(),
             addresses.join(", "),
             plan.rebalance,
@@ -169,6 +188,7 @@ impl Scene {
             rooms,
             streamers: started,
             gate,
+            api,
             workspace,
             crowd,
             herald: None,
@@ -310,6 +330,16 @@ impl Scene {
         assert_eq!(board.have_last(), last);
         stage
     }
+}
+
+/// The slice of a streamer: they differ in their port, which is that of a slice.
+pub(crate) fn slice(n: usize) -> String {
+    format!("ddp-streamer-{n}")
+}
+
+/// The name of a streamer's pod, which is another one after each restart.
+pub(crate) fn pod(n: usize, restarts: u32) -> String {
+    format!("ddp-streamer-{n}-{restarts}")
 }
 
 /// In the test run all three kinds of clients, half of them browsers.

@@ -8,6 +8,7 @@
     reason = "a panic here is a failed test"
 )]
 
+pub mod apiserver;
 pub mod certificate;
 pub mod clock;
 pub mod deployment;

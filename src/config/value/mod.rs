@@ -3,6 +3,7 @@
 pub(super) mod address;
 pub(super) mod bus;
 pub(super) mod choice;
+pub(super) mod kubernetes;
 pub(super) mod list;
 pub(super) mod quantity;
 pub(super) mod text;
