@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::{
-    Aborted, LIVECHAT_SET_UP, PRIVATE, Stage, Told, WATCH, is_known, note_document,
+    Aborted, LIVECHAT_SET_UP, PRIVATE, SERVED, Stage, Told, WATCH, is_known, note_document,
     print::{self, Print},
     shadow,
+    switch::topic_of,
     translation::translated,
 };
 use crate::{
@@ -44,7 +45,11 @@ impl Session {
                         Some(json) => print_of(json),
                         None => Some(Print::of(&event, json)),
                     };
-                    print.map_or(Ok(()), |print| shadowing.overlap.old_brought(print))
+                    {
+                        let served = shadowing.level >= SERVED;
+                        let brought = |print| shadowing.overlap.old_brought(print, served);
+                        print.map_or(Ok(()), brought)
+                    }
                 }
                 Stage::Settling(settling) => {
                     let as_told = translated.as_deref().unwrap_or(json);
@@ -156,12 +161,15 @@ impl Session {
         if name == WATCH {
             return;
         }
-        let json = journal
-            .subs()
-            .find(|view| view.id == id)
+        let view = journal.subs().find(|view| view.id == id);
+        if let Some(topic) = view.as_ref().and_then(topic_of) {
+            shadowing.overlap.both_asked(topic);
+        }
+        let json = view
             .as_ref()
             .and_then(shadow::sub)
             .filter(|_| is_known(Name::of(name)));
+        drop(view);
         match json {
             Some(json) => {
                 shadowing.level = 0;
@@ -192,6 +200,9 @@ impl Session {
             let told = view.ending || view.name.label() == WATCH;
             if told || shadowing.shadow.has_sub(&view.id) {
                 continue;
+            }
+            if let Some(topic) = topic_of(&view) {
+                shadowing.overlap.both_asked(topic);
             }
             match shadow::sub(&view).filter(|_| is_known(view.name)) {
                 Some(json) => messages.extend(shadowing.shadow.begin_sub(&view.id, json)),

@@ -520,5 +520,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// it is forgotten.
 const LEVEL: u8 = 3;
 
+/// Of these, those behind which nothing can come any more that was published before the new leg served
+/// all that it was asked for.
+const SERVED: u8 = 2;
+
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use super::{
     documents::Documents,
     overlap::Generation,
     shadow::{self, Next, Shadow},
+    switch::topic_of,
     translation::translated,
 };
 use crate::{
@@ -26,7 +27,7 @@ impl Session {
         let Stage::Reaching(overlap) = &mut moving.stage else {
             return;
         };
-        let overlap = std::mem::take(&mut **overlap);
+        let mut overlap = std::mem::take(&mut **overlap);
         let mut shadow = Shadow::default();
         if journal.user().is_some()
             && let Some(token) = journal.token()
@@ -48,6 +49,9 @@ impl Session {
             }
             if view.ending {
                 continue;
+            }
+            if let Some(topic) = topic_of(&view).filter(|_| !view.ready) {
+                overlap.both_asked(topic);
             }
             match shadow::sub(&view) {
                 Some(json) => {

@@ -9,7 +9,7 @@
 //! streamer had to say within the skew has arrived, however far its socket lags.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -30,6 +30,10 @@ pub(super) struct Overlap {
     /// The new leg has brought these, the old one has not.
     ahead: VecDeque<Ahead>,
     ahead_bytes: usize,
+    /// Both legs have brought these.
+    met: Aging,
+    /// What both legs were asked for, so that the old one may serve it later than the new one.
+    asked: HashSet<u64>,
     /// What the client wrote to streams itself. Its own streamer does not echo it, another one does.
     written: Aging,
 }
@@ -42,12 +46,24 @@ struct Ahead {
 }
 
 impl Overlap {
-    /// The old leg brought an event, which the client gets.
-    pub(super) fn old_brought(&mut self, print: Print) -> Result<(), Full> {
+    /// A subscription to this is new to both legs; it may be the second one.
+    pub(super) fn both_asked(&mut self, topic: u64) {
+        if self.asked.len() < MOST_NOTED {
+            self.asked.insert(topic);
+        }
+    }
+
+    /// The old leg brought an event, which the client gets. `served` tells whether the new leg has
+    /// served all that it was asked for since before the event can have been published.
+    pub(super) fn old_brought(&mut self, print: Print, served: bool) -> Result<(), Full> {
         let same = |ahead: &Ahead| ahead.print == print;
         let Some(at) = self.ahead.iter().position(same) else {
+            if served {
+                self.drop_passed_over(print);
+            }
             return self.owed.add(print.content);
         };
+        self.meet(print.content);
         // What the old leg has passed over on this topic it will not bring any more: it was not
         // subscribed then, and neither was the client.
         let mut index = 0;
@@ -66,7 +82,11 @@ impl Overlap {
     /// The new leg brought an event before the switch.
     pub(super) fn new_brought(&mut self, event: &Event<'_>, json: &str) -> Result<(), Full> {
         let print = Print::of(event, json);
-        if self.is_echo(event) || self.owed.take(print.content) {
+        if self.is_echo(event) {
+            return Ok(());
+        }
+        if self.owed.take(print.content) {
+            self.meet(print.content);
             return Ok(());
         }
         if self.ahead.len() >= MOST_AHEAD || self.ahead_bytes + json.len() > MOST_AHEAD_BYTES {
@@ -103,6 +123,7 @@ impl Overlap {
     /// streamer runs methods one after the other, and a slow one delays those behind it.
     pub(super) fn grow_older(&mut self, written: bool) {
         self.owed.grow_older();
+        self.met.grow_older();
         if written {
             self.written.grow_older();
         }
@@ -113,6 +134,26 @@ impl Overlap {
         for ahead in &mut self.ahead {
             ahead.aged = true;
         }
+    }
+
+    /// The old leg brought what the new one still has to bring, so what that has brought before is
+    /// earlier, and the old leg has passed it over: it came before a subscription that the old leg
+    /// began to serve later than the new one did.
+    ///
+    /// What the old leg has always served it does not pass over. And something that has met its like
+    /// before may be earlier than it seems. One too many is better than one too few.
+    fn drop_passed_over(&mut self, later: Print) {
+        let asked = self.asked.contains(&later.topic);
+        if !asked || later.unordered || self.met.has(later.content) {
+            return;
+        }
+        self.ahead.retain(|ahead| ahead.print.topic != later.topic);
+        self.ahead_bytes = self.ahead.iter().map(|ahead| ahead.json.len()).sum();
+    }
+
+    fn meet(&mut self, content: u64) {
+        // Unnoted, it is kept for too long at worst.
+        let _ = self.met.add(content);
     }
 
     fn is_echo(&self, event: &Event<'_>) -> bool {
@@ -236,7 +277,10 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::{Full, Generation, MOST_AHEAD, MOST_NOTED, Overlap, SKEW};
-    use crate::{ddp::Published, session::migration::print::Print};
+    use crate::{
+        ddp::Published,
+        session::migration::print::{Print, topic},
+    };
 
     fn json(number: u32) -> String {
         format!(
@@ -249,7 +293,7 @@ mod tests {
         let Ok(Published::Event(event)) = Published::parse(&json) else {
             panic!("an event");
         };
-        overlap.old_brought(Print::of(&event, &json))
+        overlap.old_brought(Print::of(&event, &json), true)
     }
 
     fn new(overlap: &mut Overlap, number: u32) -> Result<(), Full> {
@@ -297,6 +341,44 @@ mod tests {
         }
         old(&mut overlap, 2).unwrap();
         assert_eq!(ahead(&mut overlap), [json(3)]);
+    }
+
+    #[test]
+    fn what_came_before_a_subscription_of_the_old_leg_does_not_come_behind_it() {
+        let topic = topic("stream-roles", "roles");
+        for (asked, like, served) in [
+            (true, false, true),
+            (false, false, true),
+            (true, true, true),
+            (true, false, false),
+        ] {
+            let mut overlap = Overlap::default();
+            // A second subscription: the new leg serves it already.
+            old(&mut overlap, 1).unwrap();
+            new(&mut overlap, 1).unwrap();
+            new(&mut overlap, 1).unwrap();
+            new(&mut overlap, 2).unwrap();
+            if asked {
+                overlap.both_asked(topic);
+            }
+            let later = json(if like { 1 } else { 3 });
+            // With its like ahead it is matched by that.
+            if like {
+                old(&mut overlap, 1).unwrap();
+            }
+            let Ok(Published::Event(event)) = Published::parse(&later) else {
+                panic!("an event");
+            };
+            overlap
+                .old_brought(Print::of(&event, &later), served)
+                .unwrap();
+            let left = match (like, asked && served) {
+                (true, _) => vec![json(2)],
+                (false, true) => vec![],
+                (false, false) => vec![json(1), json(2)],
+            };
+            assert_eq!(ahead(&mut overlap), left, "{asked} {like} {served}");
+        }
     }
 
     #[test]

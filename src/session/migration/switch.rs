@@ -82,7 +82,7 @@ impl Session {
 
 /// What a subscription to a stream asks for. If the client wants its end, that is held and comes
 /// behind what the old leg would have brought.
-fn topic_of(view: &SubView<'_>) -> Option<u64> {
+pub(super) fn topic_of(view: &SubView<'_>) -> Option<u64> {
     let request = view.request.as_ref()?;
     let params: Vec<serde_json::Value> = serde_json::from_str(&request.params).ok()?;
     let event = params.first()?.as_str()?;
