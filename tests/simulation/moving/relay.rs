@@ -183,7 +183,10 @@ impl World {
                     self.broken = true;
                 }
                 Action::Abandon(why) => self.abandons(why),
-                Action::Release => self.wire.let_go(),
+                Action::Release => {
+                    self.tally.released += u64::from(!self.wire.later.is_empty());
+                    self.wire.let_go();
+                }
                 Action::Fence { shadow, number } => self.fences(shadow, number),
             }
         }

@@ -37,6 +37,8 @@ tally! {
     batches,
     large,
     messages_held,
+    /// What was held goes on to the old leg.
+    released,
     /// Switches at which the old leg had not brought everything that the new one had.
     switched_ahead,
     /// The new leg brought what the old one had.

@@ -166,7 +166,7 @@ impl World {
                     "a timer that does not move"
                 );
                 // A relay reads the client before it asks what is to be done.
-                if self.plan.dice.chance(30) {
+                if self.plan.dice.chance(30) || !self.wire.later.is_empty() {
                     self.client_says_something();
                 }
             }
