@@ -37,7 +37,11 @@ impl Session {
             }
             Ok(Published::Announced) | Err(_) => return Told::AsItCame,
         };
-        let translated = translated(&event, json, journal.upstream().as_deref(), journal);
+        let other = match book.aside.as_deref() {
+            Some(Aside::Moving(moving)) => moving.other_name(),
+            _ => None,
+        };
+        let translated = translated(&event, json, other, journal);
         let outcome = match book.aside.as_deref_mut() {
             Some(Aside::Moving(moving)) => match &mut moving.stage {
                 Stage::Shadowing(shadowing) => {

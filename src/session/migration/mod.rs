@@ -111,10 +111,23 @@ impl Shadowing {
 }
 
 struct Settling {
+    /// What the streamer before called the session, if the client calls it something else.
+    former: Option<String>,
     overlap: Overlap,
     generation: Generation,
     /// Generations that are left.
     left: u8,
+}
+
+impl Migration {
+    /// What the streamer that is not in charge calls the session, if the client does not.
+    fn other_name(&self) -> Option<&str> {
+        match &self.stage {
+            Stage::Shadowing(shadowing) => Some(&shadowing.upstream),
+            Stage::Settling(settling) => settling.former.as_deref(),
+            Stage::Reaching(_) | Stage::Abandoned(_) => None,
+        }
+    }
 }
 
 /// The client's messages wait until the old leg owes nothing.

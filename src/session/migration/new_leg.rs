@@ -194,8 +194,8 @@ impl Session {
         };
         let fits = match Published::parse(json) {
             Ok(Published::Event(event)) => {
-                let upstream = Some(shadowing.upstream.as_str());
-                match translated(&event, json, upstream, journal) {
+                let other = Some(shadowing.upstream.as_str());
+                match translated(&event, json, other, journal) {
                     None => shadowing.overlap.new_brought(&event, json).is_ok(),
                     Some(json) => match Published::parse(&json) {
                         Ok(Published::Event(event)) => {

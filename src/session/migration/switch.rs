@@ -1,5 +1,7 @@
 //! The moment in which the new leg takes over.
 
+use std::borrow::Cow;
+
 use super::{Aborted, LEVEL, Settling, Shadowing, Stage, overlap::Generation, print};
 use crate::{
     ddp::reply,
@@ -67,8 +69,10 @@ impl Session {
             let _ = journal.end_sub(&id);
             turn.effects.reply(reply::nosub(&id));
         }
+        let former = journal.upstream().map(Cow::into_owned);
         journal.set_upstream(&upstream);
         moving.stage = Stage::Settling(Box::new(Settling {
+            former,
             overlap,
             generation: Generation::new(now),
             left: LEVEL,

@@ -138,13 +138,17 @@ impl Stage {
 
     /// Begins a move and answers all that the new leg is asked.
     fn shadowed(&mut self) -> Vec<String> {
+        self.shadowed_by("up-2")
+    }
+
+    fn shadowed_by(&mut self, upstream: &str) -> Vec<String> {
         self.session.begin_move(self.now).unwrap();
         let mut turn = Turn {
             now: self.now,
             quotas: &self.quotas,
             effects: &mut self.heard,
         };
-        self.session.handle_shadow_attached("up-2", &mut turn);
+        self.session.handle_shadow_attached(upstream, &mut turn);
         let asked = std::mem::take(&mut self.heard.shadow);
         self.shadow(r#"{"msg":"result","id":"ddpgw:login","result":{"id":"u1","token":"t1"}}"#);
         for message in &asked {
@@ -328,6 +332,44 @@ fn the_token_of_a_login_behind_the_switch_is_kept() {
             settle(&mut stage);
         }
         assert_eq!(stage.session.begin_move(stage.now), Ok(()));
+    }
+}
+
+#[test]
+fn a_forced_logout_is_the_clients_whichever_leg_it_names() {
+    let mut stage = Stage::new();
+    let sub =
+        r#"{"msg":"sub","id":"f","name":"stream-notify-user","params":["u1/force_logout",false]}"#;
+    stage.client(sub);
+    stage.streamer(r#"{"msg":"ready","subs":["f"]}"#);
+    let event = |session: &str, number: u32| {
+        format!(
+            r#"{{"msg":"changed","collection":"stream-notify-user","id":"id","fields":{{"eventName":"u1/force_logout","args":["{session}",{number}]}}}}"#
+        )
+    };
+    for (old, new) in [("up-1", "up-2"), ("up-2", "up-3")] {
+        stage.shadowed_by(new);
+        for (number, named) in [(1, old), (2, new)] {
+            let event_of = event(named, number);
+            assert_eq!(stage.streamer(&event_of), [event("up-1", number)]);
+            stage.shadow(&event_of);
+        }
+        stage.level();
+        // By the old leg before the switch, and by the new one behind it.
+        assert_eq!(stage.streamer(&event(old, 3)), [event("up-1", 3)]);
+        stage.shadow(&event(new, 4));
+        stage.answer_fences();
+        assert_eq!(stage.switch(), [event("up-1", 4)]);
+        assert!(stage.streamer(&event(old, 3)).is_empty());
+        for _ in 0..20 {
+            stage.now += SKEW;
+            stage.session.handle_timeout(stage.now);
+            stage.answer_fences();
+        }
+        assert!(!stage.session.compares_events());
+        // A name that is nobody's any more is left as it is.
+        let over = event("up-9", 5);
+        assert_eq!(stage.streamer(&over), [over.as_str()]);
     }
 }
 

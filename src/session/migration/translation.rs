@@ -1,28 +1,37 @@
-//! The name of the session that a client knows, in place of the one that its streamer uses.
+//! The name of the session that a client knows, in place of those that its streamers use.
+//!
+//! All streamers bring the same event, whichever of them it names. During a move the session has two
+//! of their names, and either one means the client: whose session is ended on one streamer has lost
+//! its token.
 
 use crate::{ddp::published::Event, session::journal::Journal};
 
 /// An event that names the session, as the client has to see it; `None` for all others.
 ///
 /// Only `<uid>/force_logout` does (`RocketChat/Rocket.Chat:apps/meteor/client`, `useForceLogout`).
-/// `upstream` is what the event's streamer calls the session, `None` if that is what the client
-/// knows.
+/// `other` is what the second streamer of a move calls the session.
 pub(super) fn translated(
     event: &Event<'_>,
     json: &str,
-    upstream: Option<&str>,
+    other: Option<&str>,
     journal: &Journal,
 ) -> Option<String> {
-    let upstream = upstream?;
-    let concerns = event.collection == STREAM
-        && event.name.ends_with(EVENT)
-        && event.args.is_some_and(|args| args.get().contains(upstream));
-    let client = journal.session().filter(|_| concerns)?;
-    // Everything else stays as it was written: two legs are compared by that.
+    if event.collection != STREAM || !event.name.ends_with(EVENT) {
+        return None;
+    }
     let args = event.args?.get();
-    let at = json.rfind(args)?;
+    let client = journal.session()?;
     let quoted = |id: &str| serde_json::Value::from(id).to_string();
-    let translated = args.replace(&quoted(upstream), &quoted(&client));
+    let own = journal.upstream();
+    let mut translated = args.to_owned();
+    for name in own.as_deref().into_iter().chain(other) {
+        translated = translated.replace(&quoted(name), &quoted(&client));
+    }
+    if translated == args {
+        return None;
+    }
+    // Everything else stays as it was written: two legs are compared by that.
+    let at = json.rfind(args)?;
     let (before, behind) = (json.get(..at)?, json.get(at + args.len()..)?);
     Some(format!("{before}{translated}{behind}"))
 }
@@ -60,5 +69,15 @@ mod tests {
         assert_eq!(args.to_string(), r#"["client-1","up-2"]"#);
         assert_eq!(translate(&event("u1/force_logout", r#"["up-2"]"#)), None);
         assert_eq!(translate(&event("u1/message", r#"["up-1"]"#)), None);
+        // The name on the leg in charge, too, and both alike.
+        journal.set_upstream("up-0");
+        let translate = |json: &str| match Published::parse(json) {
+            Ok(Published::Event(event)) => translated(&event, json, Some("up-1"), &journal),
+            other => panic!("{other:?}"),
+        };
+        let of_old = translate(&event("u1/force_logout", r#"["up-0"]"#));
+        let of_new = translate(&event("u1/force_logout", r#"["up-1"]"#));
+        assert_eq!(of_old, of_new);
+        assert!(of_old.unwrap().contains(r#"["client-1"]"#));
     }
 }

@@ -35,8 +35,8 @@ pub(crate) enum What {
     RoomMessage,
     /// `_id` and times are computed per streamer.
     OwnMessage,
-    /// Names the upstream session of the leg that it goes to, or another one.
-    ForceLogout { own: bool },
+    /// Names this upstream session of the client, on whichever leg that is, or that of another one.
+    ForceLogout { session: Option<String> },
     /// The status of this user.
     Status { uid: String },
 }
@@ -47,8 +47,8 @@ impl Publication {
         self.there[0].max(self.there[1])
     }
 
-    /// As the streamer writes it to a leg with this session.
-    pub(crate) fn written(&self, streamer: usize, session: &str) -> String {
+    /// As the streamer writes it.
+    pub(crate) fn written(&self, streamer: usize) -> String {
         let (number, event) = (self.number, &self.event);
         let args = match &self.what {
             What::Plain { size } => {
@@ -68,8 +68,10 @@ impl Publication {
                 "ts": {"$date": 1_767_225_600_000_u64 + (2 * number + streamer) as u64},
                 "_updatedAt": {"$date": 1_767_225_600_001_u64 + (2 * number + streamer) as u64},
             }]),
-            What::ForceLogout { own: true } => json!([session, {"n": number}]),
-            What::ForceLogout { own: false } => json!([format!("other-{number}")]),
+            What::ForceLogout {
+                session: Some(session),
+            } => json!([session, {"n": number}]),
+            What::ForceLogout { session: None } => json!([format!("other-{number}")]),
             What::Status { uid } => {
                 let args = json!([["name", number % 4, format!("text {number}")]]);
                 return format!(
@@ -88,26 +90,25 @@ impl Publication {
     pub(crate) fn key(&self) -> String {
         match &self.what {
             What::Typing { name } => format!("{} {name}", self.event),
-            What::ForceLogout { own: false } => format!("force_logout other-{}", self.number),
+            What::ForceLogout { session: None } => format!("force_logout other-{}", self.number),
             _ => format!("#{}", self.number),
         }
     }
 }
 
 /// The key of an event that the client got, and its number if it has one.
-pub(crate) fn key_of(message: &Value, session: &str) -> (String, Option<usize>) {
+pub(crate) fn key_of(message: &Value) -> (String, Option<usize>) {
     let fields = &message["fields"];
     let first = &fields["args"][0];
     let event = fields["eventName"].as_str().unwrap_or_default();
     if event.ends_with("/force_logout") {
         let named = first.as_str().unwrap_or_default();
-        return match named == session {
-            true => {
-                let number = fields["args"][1]["n"].as_u64().expect("its number");
+        return match fields["args"][1]["n"].as_u64() {
+            Some(number) => {
                 let number = usize::try_from(number).expect("small");
                 (format!("#{number}"), Some(number))
             }
-            false => (format!("force_logout {named}"), None),
+            None => (format!("force_logout {named}"), None),
         };
     }
     let text = first[2]

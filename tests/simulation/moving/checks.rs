@@ -174,11 +174,11 @@ impl World {
                 continue;
             }
             let is_event = is_event(&message);
-            translate(
-                &mut message,
-                &self.legs[number].session,
-                &self.client.session,
-            );
+            // Of a leg that is over, as it is.
+            if got.next_if_eq(&&message).is_some() {
+                continue;
+            }
+            translate(&mut message, &self.names(), &self.client.session);
             if got.next_if_eq(&&message).is_some() {
                 continue;
             }
@@ -195,7 +195,7 @@ impl World {
                 "the client does not get {message}, but {:?}",
                 got.peek()
             );
-            let (key, _) = key_of(&message, &self.client.session);
+            let (key, _) = key_of(&message);
             match key.ends_with(" me") {
                 true => self.tally.echoes_dropped += 1,
                 false => self.tally.switched_owed += 1,
@@ -316,6 +316,26 @@ impl World {
         }
     }
 
+    /// What streamers have called the session.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.legs.iter().map(|leg| leg.session.clone()).collect()
+    }
+
+    /// The client is not told a name that only streamers know.
+    pub(crate) fn check_named(&self, message: &Value) {
+        let named = &message["fields"]["args"][0];
+        let charge = &self.legs[self.leg()].session;
+        let moving = self.wire.session.is_moving();
+        let shadow = self.shadow.filter(|_| moving);
+        let shadow = shadow.map(|leg| &self.legs[leg].session);
+        let mut now = [Some(charge), shadow].into_iter().flatten();
+        assert!(
+            *named == self.client.session || now.all(|name| named != name),
+            "{message} is for {}",
+            self.client.session
+        );
+    }
+
     pub(crate) fn check_abandoned(&self, why: Aborted) {
         let Some(moving) = &self.moving else {
             panic!("{why:?} of what does not move");
@@ -363,8 +383,8 @@ pub(crate) fn is_event(message: &Value) -> bool {
     message["msg"] == "changed" && collection.starts_with("stream-")
 }
 
-/// Names the client's session where a forced logout names the leg's.
-pub(crate) fn translate(message: &mut Value, from: &str, to: &str) {
+/// Names the client's session where a forced logout names one of its legs'.
+pub(crate) fn translate(message: &mut Value, from: &[String], to: &str) {
     let event = message["fields"]["eventName"].as_str().unwrap_or_default();
     if is_event(message) && event.ends_with("/force_logout") {
         for arg in message["fields"]["args"]
@@ -372,7 +392,7 @@ pub(crate) fn translate(message: &mut Value, from: &str, to: &str) {
             .into_iter()
             .flatten()
         {
-            if arg == from {
+            if from.iter().any(|from| arg == from) {
                 *arg = to.into();
             }
         }

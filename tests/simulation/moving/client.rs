@@ -314,7 +314,7 @@ impl Client {
                 *self.got.entry(format!("added {event}")).or_default() += 1;
                 return;
             }
-            let (key, number) = key_of(message, &self.session);
+            let (key, number) = key_of(message);
             if let Some(number) = number {
                 let name = format!("{collection} {event}");
                 let last = self.last.entry(name).or_default();

@@ -165,11 +165,11 @@ impl Leg {
     }
 
     /// The session reads this of the new leg.
-    pub(crate) fn brought(&mut self, message: &Value, session: &str) {
+    pub(crate) fn brought(&mut self, message: &Value, names: &[String], session: &str) {
         let word = |key: &str| message[key].as_str().unwrap_or_default().to_owned();
         if is_event(message) {
             let mut message = message.clone();
-            translate(&mut message, &self.session, session);
+            translate(&mut message, names, session);
             return self.events.push(message);
         }
         let key = (word("collection"), word("id"));

@@ -104,7 +104,7 @@ impl World {
     /// For a reader of the trace.
     fn counts(&self, number: usize, messages: &[Value]) {
         for message in messages.iter().filter(|message| is_event(message)) {
-            let (key, _) = key_of(message, &self.client.session);
+            let (key, _) = key_of(message);
             self.says(&format!("  event {key} of leg {number}"));
         }
     }
@@ -136,6 +136,7 @@ impl World {
 
     /// The client gets a message.
     pub(crate) fn gets(&mut self, message: &Value, switches: bool) {
+        self.check_named(message);
         self.client
             .receive(message, switches, self.now, &mut self.tally);
         if message["msg"] == "ping" {
@@ -151,7 +152,8 @@ impl World {
         self.counts(number, &came);
         for message in came {
             self.login_refused |= message["error"]["error"] == 403;
-            self.legs[number].brought(&message, &self.client.session);
+            let names = self.names();
+            self.legs[number].brought(&message, &names, &self.client.session);
         }
         if text.len() > LARGEST {
             return self

@@ -374,7 +374,7 @@ impl World {
             if times == 0 {
                 continue;
             }
-            let written = publication.written(streamer, &leg.session);
+            let written = publication.written(streamer);
             for _ in 0..times {
                 leg.emit(written.clone());
             }

@@ -50,6 +50,8 @@ tally! {
     pongs_swallowed,
     repeated_typing,
     force_logouts,
+    /// Of these, by the name of the leg that is not in charge.
+    other_logouts,
     events,
     not_live,
     /// The move before is not quite over.

@@ -343,10 +343,20 @@ impl World {
                 self.publish(what, "stream-user-presence", String::new());
             }
             6 if dice.chance(50) => {
-                let own = dice.chance(50);
-                let event = format!("{USER}/force_logout");
+                let before = self.charge.len().checked_sub(2);
+                let before = before.map(|before| self.charge[before].1);
+                let leg = match dice.below(4) {
+                    0 => None,
+                    1 => self.shadow,
+                    2 => before.filter(|_| self.settles()),
+                    _ => Some(self.leg()),
+                };
                 self.tally.force_logouts += 1;
-                self.publish(What::ForceLogout { own }, "stream-notify-user", event);
+                let other = leg.is_some_and(|leg| leg != self.leg());
+                self.tally.other_logouts += u64::from(other);
+                let session = leg.map(|leg| self.legs[leg].session.clone());
+                let event = format!("{USER}/force_logout");
+                self.publish(What::ForceLogout { session }, "stream-notify-user", event);
             }
             6..9 => self.document(),
             _ => {
