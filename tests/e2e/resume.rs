@@ -1,5 +1,6 @@
 //! A client's connection breaks and the client comes back: its streamer notices nothing.
 
+mod moving;
 mod phone;
 
 use std::{collections::BTreeMap, future::poll_fn};

@@ -11,7 +11,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, timeout},
 };
-use tokio_tungstenite::tungstenite::{Error, Message, protocol::Role};
+use tokio_tungstenite::tungstenite::{Error, Message, http::Response, protocol::Role};
 
 use crate::support::{
     certificate::Pair,
@@ -344,6 +344,83 @@ async fn a_returning_client_gets_its_streamer_back() {
     assert_ne!(moved.streamer().await, home);
     let metrics = deployment.metrics().await;
     assert!(metrics.sum("affinity_total", &[("result", "kept")]) >= 6.0);
+}
+
+/// The cookie of a client still names the streamer that its session has left. It is a wish, no
+/// more: nobody is sent to one that is drained, nobody waits for it, and the next answer brings a
+/// cookie that is right.
+#[tokio::test]
+async fn the_cookie_of_a_moved_client_does_not_bring_it_back_to_a_drained_streamer() {
+    let deployment = Deployment::of(Plan {
+        streamers: 3,
+        ..Plan::default()
+    })
+    .await;
+    let plain = deployment.plain();
+    let cookie_of = |response: &Response<Option<Vec<u8>>>| {
+        let cookie = response.headers()["set-cookie"].to_str().unwrap();
+        cookie.split(';').next().unwrap().to_owned()
+    };
+    let (socket, response) = open(plain, Way::Plain, "/websocket", &[]).await.unwrap();
+    let stale = cookie_of(&response);
+    let mut client = Client::greet(socket, Framing::Raw).await;
+    let home = client.streamer().await;
+    let at_home = |name: &str| {
+        let mut streamers = deployment.streamers.iter();
+        streamers.find(|streamer| streamer.name() == name).unwrap()
+    };
+    let id = at_home(&home).address();
+    let order = async |what: &str| {
+        let path = format!("/streamers/{what}?streamer={id}");
+        assert!(matches!(
+            http::post(deployment.admin(), &path).await.status,
+            200 | 202
+        ));
+    };
+    order("drain").await;
+    settles("sessions on it", 0, async || at_home(&home).sessions()).await;
+    let away = client.streamer().await;
+    assert_ne!(away, home);
+    let session = client.session.clone();
+    client.close().await;
+
+    // As an app that keeps the session's id, and as a browser that has only the cookie.
+    for session in [Some(session.as_str()), None] {
+        let headers = [("Cookie", stale.as_str())];
+        let (socket, response) = open(plain, Way::Plain, "/websocket", &headers)
+            .await
+            .unwrap();
+        let fresh = cookie_of(&response);
+        assert_ne!(fresh, stale);
+        let mut connect = json!({"msg": "connect", "version": "1", "support": ["1"]});
+        if let Some(session) = session {
+            connect["session"] = session.into();
+        }
+        let mut again = Client::connect_as(socket, Framing::Raw, &connect, None).await;
+        let there = again.streamer().await;
+        assert_ne!(there, home, "{session:?}");
+        again.close().await;
+        // The new cookie holds when the old streamer is back and the emptiest.
+        order("undrain").await;
+        let headers = [("Cookie", fresh.as_str())];
+        let mut later =
+            Client::connect(plain, Way::Plain, Framing::Raw, "/websocket", &headers).await;
+        assert_eq!(later.streamer().await, there, "{session:?}");
+        later.close().await;
+        order("drain").await;
+    }
+    // Gone altogether, it is as good as no cookie.
+    at_home(&home).stop().await;
+    deployment.streamers_in_rotation(2).await;
+    let headers = [("Cookie", stale.as_str())];
+    let mut again = Client::connect(plain, Way::Plain, Framing::Raw, "/websocket", &headers).await;
+    assert_ne!(again.streamer().await, home);
+    let metrics = deployment.metrics().await;
+    assert_eq!(metrics.sum("affinity_total", &[("result", "moved")]), 3.0);
+    assert_eq!(
+        metrics.sum("sessions_closed_total", &[("by", "gateway")]),
+        0.0
+    );
 }
 
 #[tokio::test]
