@@ -129,6 +129,13 @@ impl Board {
     }
 }
 
+impl Drop for Board {
+    fn drop(&mut self) {
+        // A source that is not asked any more is not stale either.
+        self.stale.set(0.0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{net::SocketAddr, time::Instant};

@@ -1,8 +1,10 @@
 //! NATS as it really is: it ends, it hangs, it asks to be left. No client's socket notices.
 
+use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::{
+    listener::Listener,
     server::NatsServer,
     site::{Gateway, Hosts},
     support::{settles, socket::Client, until},
@@ -148,5 +150,70 @@ async fn lame_ducks_are_left() {
     drop(first);
     gateway.source_is("nats", "fresh").await;
     gateway.serves_from(&[&hosts.host(0)]).await;
+    crowd.is_undisturbed().await;
+}
+
+/// When more is said than the gateway can read, it drops some, and asks again for what it may have
+/// missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_are_survived() {
+    let server = NatsServer::start();
+    let url = server.url();
+    let hosts = Hosts::start(1).await;
+    let gateway = hosts.gateway_on(&url).await;
+    let sender = Listener::client(&url).await;
+    let services: Vec<_> = (0..3000)
+        .map(|n| json!({"name": format!("service-{n}")}))
+        .collect();
+    let monolith = json!({"ver": "4", "sender": "monolith", "services": services}).to_string();
+    until("the gateway to be overrun", async || {
+        for _ in 0..300 {
+            sender
+                .publish("MOL.INFO", monolith.clone().into())
+                .await
+                .unwrap();
+        }
+        sender.flush().await.unwrap();
+        gateway.events("slow_consumer").await > 0.0
+    })
+    .await;
+    let _node = hosts.node(0, &url).await;
+    gateway.serves_from(&[&hosts.host(0)]).await;
+    gateway.source_is("nats", "fresh").await;
+}
+
+/// A reload to another bus takes over there, and leaves the first one.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_bus_after_a_reload() {
+    let (old, new) = (NatsServer::start(), NatsServer::start());
+    let hosts = Hosts::start(1).await;
+    let gateway = hosts.gateway_on(&old.url()).await;
+    let _nodes = [
+        hosts.node(0, &old.url()).await,
+        hosts.node(0, &new.url()).await,
+    ];
+    gateway.serves_from(&[&hosts.host(0)]).await;
+    let mut crowd = Crowd::of(&gateway, 3).await;
+    let listener = Listener::on(&new.url()).await;
+    gateway
+        .reload(&hosts, &hosts.discovery(&new.url(), ""))
+        .await;
+    until("the other bus to be used", async || {
+        let source = gateway.source("nats").await;
+        source["source"] == new.url() && source["status"] == "fresh"
+    })
+    .await;
+    assert!(!listener.of_gateways().is_empty());
+    let up = |url: String| {
+        let gateway = &gateway;
+        async move {
+            let metrics = gateway.metrics().await;
+            metrics.sum("nats_connected", &[("source", &url)])
+        }
+    };
+    settles("the connections", (0.0, 1.0), async || {
+        (up(old.url()).await, up(new.url()).await)
+    })
+    .await;
     crowd.is_undisturbed().await;
 }

@@ -16,7 +16,7 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) async fn on(url: &str) -> Self {
-        let client = async_nats::connect(url).await.unwrap();
+        let client = Self::client(url).await;
         let mut all = client.subscribe(">").await.unwrap();
         client.flush().await.unwrap();
         let heard = Arc::new(Mutex::new(Vec::new()));
@@ -37,6 +37,10 @@ impl Listener {
             heard,
             task,
         }
+    }
+
+    pub(crate) async fn client(url: &str) -> Client {
+        async_nats::connect(url).await.unwrap()
     }
 
     /// Subjects and packets that gateways have published.

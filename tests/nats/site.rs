@@ -94,6 +94,14 @@ impl Hosts {
         self.gateway("", &self.discovery(url, "")).await
     }
 
+    fn text(&self, keys: &str, tables: &str) -> String {
+        format!(
+            "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nmonolith = \"http://{}\"\n{keys}\n\
+             [pool]\nslow_start = \"0s\"\n{tables}",
+            self.monolith.address()
+        )
+    }
+
     /// The table of the bus.
     pub(crate) fn discovery(&self, url: &str, more: &str) -> String {
         format!(
@@ -112,17 +120,18 @@ impl Gateway {
     async fn start(hosts: &Hosts, keys: &str, tables: &str) -> Self {
         // Shown when the test fails.
         let _ = Log::install(Format::Text, "info,ddp_gateway=debug", true);
-        let text = format!(
-            "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nmonolith = \"http://{}\"\n{keys}\n\
-             [pool]\nslow_start = \"0s\"\n{tables}",
-            hosts.monolith.address()
-        );
+        let text = hosts.text(keys, tables);
         let options = Options {
             admin: Some(admin::serve),
             ..Options::default()
         };
         let app = App::start(deployment::read(&text), options).await.unwrap();
         Self { app }
+    }
+
+    pub(crate) async fn reload(&self, hosts: &Hosts, tables: &str) {
+        let config = deployment::read(&hosts.text("", tables));
+        Box::pin(self.app.reload(config)).await.unwrap();
     }
 
     pub(crate) fn admin(&self) -> SocketAddr {

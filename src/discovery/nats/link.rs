@@ -111,6 +111,9 @@ impl Link {
 
     /// Asks everybody at once; the answers come by the stream, which may be used again.
     pub(super) async fn ask(&self, subject: String, inbox: &str) {
+        if !self.is_up() {
+            return;
+        }
         let asked = self
             .client
             .publish_with_reply(subject, inbox.to_owned(), "".into());
@@ -125,6 +128,9 @@ impl Link {
     /// Sends without waiting for more than the queue of the connection.
     pub(super) async fn publish(&self, subject: String, payload: String) {
         // What cannot be sent now would be of no use later.
+        if !self.is_up() {
+            return;
+        }
         let published = self.client.publish(subject, payload.into());
         let _ = tokio::time::timeout(SEND_TIMEOUT, published).await;
     }

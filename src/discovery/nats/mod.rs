@@ -62,12 +62,12 @@ pub(super) async fn run(mut bus: Bus, board: Board) {
         let began = Instant::now();
         // A defect that an odd packet brings to light must not end the listening for good.
         let ended = AssertUnwindSafe(bus.serve(&board)).catch_unwind().await;
-        bus.meters.up.set(0.0);
         bus.nodes.handle_disconnected();
+        bus.meters.up.set(0.0);
         let why = match ended {
             Ok(error) => error.into(),
             Err(_panic) => {
-                bus = Bus::new(bus.nats);
+                bus = Bus::new(bus.nats.clone());
                 SourceError::Defect
             }
         };
@@ -88,20 +88,25 @@ pub async fn examine(nats: &Nats) -> Result<Examined, LinkError> {
     let mut bus = Bus::new(nats.clone());
     let mut link = Link::connect(nats, &bus.meters).await?;
     let server = link.server();
-    let until = Instant::now() + EXAMINE_FOR;
-    let followed = Box::pin(bus.follow(&mut link, None));
-    // It ends only when the connection does.
-    if let Ok(error) = tokio::time::timeout_at(until.into(), followed).await {
-        return Err(error);
+    let mut seen = Seen::default();
+    for _ in 0..EXAMINATIONS {
+        let followed = Box::pin(bus.follow(&mut link, None));
+        // It ends only when the connection does.
+        if let Ok(error) = tokio::time::timeout(EXAMINE_FOR, followed).await {
+            return Err(error);
+        }
+        if let Some(text) = bus.forbidden.take() {
+            return Err(LinkError::Forbidden(text));
+        }
+        bus.roll.end_round(Instant::now());
+        seen = match nats.broker {
+            Broker::Moleculer { .. } => bus.nodes.seen(),
+            Broker::Micro => bus.roll.seen(),
+        };
+        if !seen.hosts.is_empty() {
+            break;
+        }
     }
-    if let Some(text) = bus.forbidden {
-        return Err(LinkError::Forbidden(text));
-    }
-    bus.roll.end_round(until);
-    let seen = match nats.broker {
-        Broker::Moleculer { .. } => bus.nodes.seen(),
-        Broker::Micro => bus.roll.seen(),
-    };
     Ok(Examined { server, seen })
 }
 
@@ -309,7 +314,15 @@ impl Bus {
             Some(text) => Err(LinkError::Forbidden(text).into()),
             None => Ok(seen),
         };
+        // Again and again: whoever had this source before may have said otherwise at its end.
+        self.meters.up.set(1.0);
         board.put(answer, now);
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        self.meters.up.set(0.0);
     }
 }
 
@@ -340,6 +353,8 @@ impl Packets {
 }
 
 const EXAMINE_FOR: Duration = Duration::from_millis(1500);
+/// An empty bus is asked again: its nodes may be busy.
+const EXAMINATIONS: u32 = 3;
 /// Streamers announce themselves; this is for announcements that were lost.
 const ASK_EVERY: Duration = Duration::from_secs(60);
 const ASK_SOON: Duration = Duration::from_secs(2);

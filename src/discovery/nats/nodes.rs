@@ -297,6 +297,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 mod tests {
     use std::time::{Duration, Instant};
 
+    use proptest::{collection::vec, prelude::*};
+
     use super::{Ask, MOST_ASKED, MOST_STREAMERS, Nodes, PATIENCE, TELL_FOR, Terms};
     use crate::{
         config::model::Ranges,
@@ -479,6 +481,37 @@ mod tests {
                 chosen,
                 "{list:?}"
             );
+        }
+    }
+
+    proptest! {
+        /// Whatever comes in whatever order, what is told is in itself right, and a change is
+        /// never missed.
+        #[test]
+        fn any_packets(steps in vec((0u8..7, 0u8..5, 0u64..3, 0u8..4, 0u64..40), 0..60)) {
+            let mut now = Instant::now();
+            let mut nodes = nodes(&[]);
+            let mut known = nodes.seen();
+            for (kind, who, sequence, address, pause) in steps {
+                now += Duration::from_secs(pause);
+                let (sender, address) = (format!("n{who}"), format!("10.0.0.{address}"));
+                match kind {
+                    0 => nodes.handle_connected(now),
+                    1 => nodes.handle_disconnected(),
+                    2 => drop(nodes.handle(heartbeat(&sender), now)),
+                    3 => drop(nodes.handle(disconnect(&sender), now)),
+                    kind => drop(nodes.handle(info(&sender, sequence, kind > 4, &[&address]), now)),
+                }
+                nodes.handle_timeout(now);
+                let due = nodes.next_due();
+                prop_assert!(due.is_none_or(|due| due > now), "it would spin");
+                let seen = nodes.seen();
+                prop_assert!(nodes.take_changed() || seen == known);
+                for address in seen.endpoints.0.values() {
+                    prop_assert!(!seen.leaving.contains(address));
+                }
+                known = seen;
+            }
         }
     }
 

@@ -206,7 +206,9 @@ const MOST_ADDRESSES: usize = 32;
 
 #[cfg(test)]
 mod tests {
-    use super::{Packet, Subjects, Topic, Unusable, discover, host_of, parse};
+    use proptest::{collection::vec, prelude::*};
+
+    use super::{MOST_ADDRESSES, Packet, Subjects, Topic, Unusable, discover, host_of, parse};
 
     const INFO: &str = r#"{"ver":"4","sender":"pod-1-0c2d6e9a-5f2b-4a52-9a37-7e8a3f6f1d11",
         "services":[{"name":"$node","fullName":"$node","settings":{}},
@@ -266,6 +268,24 @@ mod tests {
                 Err(why),
                 "{payload:.80}"
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_judged(mut payload in vec(any::<u8>(), 0..200), damage in any::<bool>()) {
+            if damage {
+                let at = payload.iter().map(|byte| usize::from(*byte)).sum::<usize>() % INFO.len();
+                let (before, after) = INFO.as_bytes().split_at(at);
+                payload.truncate(2);
+                payload = [before, &payload, after].concat();
+            }
+            for topic in [Topic::Info, Topic::Heartbeat, Topic::Disconnect] {
+                if let Ok(Packet::Info(info)) = parse(topic, &payload) {
+                    prop_assert!(info.addresses.len() <= MOST_ADDRESSES);
+                    prop_assert!(!info.sender.is_empty());
+                }
+            }
         }
     }
 
