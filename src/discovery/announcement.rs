@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::nats::LinkError;
@@ -63,6 +63,15 @@ impl Seen {
         }
     }
 
+    /// Whether there were any.
+    pub(super) fn forget_farewells(&mut self) -> bool {
+        let hosts = self.hosts.len();
+        self.hosts.retain(|_, host| !host.leaving);
+        let any = !self.leaving.is_empty() || self.hosts.len() < hosts;
+        self.leaving.clear();
+        any
+    }
+
     /// Whether it says nothing at all.
     pub fn is_empty(&self) -> bool {
         self.endpoints.0.is_empty() && !self.hosts.values().any(|host| !host.leaving)
@@ -77,6 +86,13 @@ pub struct Announcement {
     pub status: Status,
     /// When the source was last heard to confirm or to change it.
     pub heard: Option<Instant>,
+}
+
+impl Announcement {
+    pub(super) fn is_older_than(&self, age: Duration, now: Instant) -> bool {
+        let heard = self.heard;
+        heard.is_none_or(|heard| now.saturating_duration_since(heard) > age)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,6 +121,8 @@ pub enum SourceError {
     BadName,
     #[error("the system's resolver configuration cannot be read (set `resolvers`)")]
     NoResolver,
+    #[error("streamers are heard, but none has an address that is believed (see `networks`)")]
+    NoAddress,
     #[error(transparent)]
     Nats(#[from] LinkError),
     #[error(transparent)]

@@ -1,6 +1,6 @@
 //! Where one source puts its answers up.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -122,6 +122,8 @@ impl Board {
                     changed |= current.seen.leaving != farewells.leaving;
                     current.seen.leaving = farewells.leaving;
                     current.seen.hosts.extend(farewells.hosts);
+                } else if current.is_older_than(FAREWELLS_FOR, now) {
+                    changed |= current.seen.forget_farewells();
                 }
                 changed
             }
@@ -136,13 +138,17 @@ impl Drop for Board {
     }
 }
 
+/// A source that is not heard any more does not say for longer than this that somebody is about to
+/// end: at the same address, another one may have come since.
+const FAREWELLS_FOR: Duration = Duration::from_secs(60);
+
 #[cfg(test)]
 mod tests {
     use std::{net::SocketAddr, time::Instant};
 
     use tokio::sync::watch;
 
-    use super::{Board, Kind};
+    use super::{Board, FAREWELLS_FOR, Kind};
     use crate::discovery::{Announcement, Endpoints, Seen, SourceError, Status};
 
     fn seen(ports: &[u16]) -> Seen {
@@ -179,5 +185,21 @@ mod tests {
         board.put(Ok(farewell.clone()), Instant::now());
         assert_eq!(announced.borrow().seen.endpoints, seen(&[1]).endpoints);
         assert_eq!(announced.borrow().seen.leaving, farewell.leaving);
+    }
+
+    #[test]
+    fn the_farewells_of_a_silent_source_are_forgotten_after_a_while() {
+        let (announce, mut announced) = watch::channel(Announcement::default());
+        let board = Board::new(Kind::Nats, "test", announce);
+        let (start, mut known) = (Instant::now(), seen(&[1]));
+        known.leaving = seen(&[2]).endpoints.0.into_values().collect();
+        board.put(Ok(known), start);
+        board.put(Err(SourceError::Timeout), start + FAREWELLS_FOR / 2);
+        assert_eq!(announced.borrow_and_update().seen.leaving.len(), 1);
+        board.put(Err(SourceError::Timeout), start + FAREWELLS_FOR * 2);
+        assert!(announced.has_changed().unwrap());
+        assert_eq!(announced.borrow_and_update().seen, seen(&[1]));
+        board.put(Err(SourceError::Timeout), start + FAREWELLS_FOR * 3);
+        assert!(!announced.has_changed().unwrap());
     }
 }

@@ -211,3 +211,23 @@ async fn a_liar_closes_nobody() {
     client.streamer().await;
     drop(nodes);
 }
+
+/// A streamer whose address is in no range that streamers have is not believed, and that is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_out_of_range_are_not_believed() {
+    let server = NatsServer::start();
+    let url = server.url();
+    let hosts = Hosts::start(2).await;
+    let ranges = format!("networks = [\"{}\"]", hosts.host(1));
+    let gateway = hosts.gateway("", &hosts.discovery(&url, &ranges)).await;
+    let _first = hosts.node(0, &url).await;
+    until("the streamer to be heard and not believed", async || {
+        let source = gateway.source("nats").await;
+        let error = source["error"].as_str().unwrap_or_default();
+        error.starts_with("streamers are heard, but none has an address")
+    })
+    .await;
+    let _second = hosts.node(1, &url).await;
+    gateway.serves_from(&[&hosts.host(1)]).await;
+    gateway.source_is("nats", "fresh").await;
+}

@@ -310,8 +310,12 @@ impl Bus {
 
     fn tell(&self, board: &Board, seen: Seen, now: Instant) {
         let forbidden = self.forbidden.clone().filter(|_| seen.is_empty());
+        let has_addresses = matches!(self.nats.broker, Broker::Moleculer { .. });
         let answer = match forbidden {
             Some(text) => Err(LinkError::Forbidden(text).into()),
+            None if has_addresses && seen.endpoints.0.is_empty() && !seen.is_empty() => {
+                Err(SourceError::NoAddress)
+            }
             None => Ok(seen),
         };
         // Again and again: whoever had this source before may have said otherwise at its end.
