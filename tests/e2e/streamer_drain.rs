@@ -640,9 +640,13 @@ async fn the_commands_do_it_and_show_how_it_goes() {
     for id in &ids {
         let line = said.lines().find(|line| line.contains(id.as_str()));
         let words: Vec<_> = line.unwrap().split_whitespace().collect();
-        assert_eq!(words[..5], ["default", id, id, "ready", "up"], "{said}");
-        assert_eq!(words[6..], ["0", "0"], "{said}");
-        assert!(words[5].starts_with("8/"), "{said}");
+        assert_eq!(
+            words[..6],
+            ["default", id, id, "list", "ready", "up"],
+            "{said}"
+        );
+        assert_eq!(words[7..], ["0", "0"], "{said}");
+        assert!(words[6].starts_with("8/"), "{said}");
     }
 
     let leaving = ends(leaving, Instant::now());
