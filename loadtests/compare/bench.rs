@@ -266,6 +266,7 @@ impl Turn<'_> {
             url: self.peer.name().to_owned(),
             is_quiet: true,
             accounts: Accounts::Demo,
+            admin: None,
         };
         let Self { case, way, .. } = self;
         let mut gauge = Gauge::new(self.proxy.as_mut(), case.operation, case.act);
@@ -397,6 +398,7 @@ impl Turn<'_> {
             url: self.peer.name().to_owned(),
             is_quiet: true,
             accounts: Accounts::Demo,
+            admin: None,
         };
         let report = order.run(None, &mut ()).await?;
         let errors = &report.record.errors;

@@ -1,6 +1,9 @@
 //! The command line.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -53,6 +56,9 @@ pub(crate) struct RunArgs {
     /// Start the gateway with simulated servers behind it, and run against that
     #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "plain")]
     pub(crate) embedded: Option<How>,
+    /// The gateway's admin listener, as 127.0.0.1:9901, for scenarios that drain
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "embedded")]
+    pub(crate) admin: Option<SocketAddr>,
     /// Instead of the scenario's
     #[arg(long, value_name = "N")]
     pub(crate) users: Option<u32>,

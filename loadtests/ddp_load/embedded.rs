@@ -30,6 +30,7 @@ use tokio::{
 pub(crate) struct Place {
     pub(crate) http: SocketAddr,
     pub(crate) https: SocketAddr,
+    pub(crate) admin: SocketAddr,
     pub(crate) certificate: PathBuf,
 }
 
@@ -114,7 +115,10 @@ pub(crate) async fn serve(users: u32) -> Result<(), String> {
     let front = Front::start(&upstreams, &tables, Addresses::free(), None);
     let front = Box::pin(front).await.map_err(|error| error.to_string())?;
     deployment.behind(front.app().control());
+    let admin = front.app().admin();
+    let admin = admin.ok_or("the gateway has no admin listener")?;
     let place = Place {
+        admin,
         http: front.http(),
         https: front.https(),
         certificate: front.certificate(),

@@ -8,6 +8,7 @@
 mod command;
 #[path = "../compare/mod.rs"]
 mod compare;
+mod drains;
 mod embedded;
 mod machine;
 mod page;
@@ -120,6 +121,12 @@ async fn run(arguments: &RunArgs) -> Result<Exit, Fault> {
         None => None,
     };
     let reach = reach(arguments, embedded.as_ref())?;
+    let admin = embedded.as_ref().map(|embedded| embedded.place.admin);
+    let admin = arguments.admin.or(admin);
+    if scenario.drain.is_some() && admin.is_none() {
+        let text = "streamers are drained by the gateway's admin listener: name it with --admin";
+        return Err(Fault::Usage(text.to_owned()));
+    }
     let order = Order {
         load,
         target: Arc::new(reach.target().map_err(Fault::Failed)?),
@@ -127,6 +134,7 @@ async fn run(arguments: &RunArgs) -> Result<Exit, Fault> {
         is_quiet: false,
         scenario,
         accounts,
+        admin,
     };
     let report = order.run(embedded.as_ref(), &mut ()).await;
     if let Some(embedded) = embedded {

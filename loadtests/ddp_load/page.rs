@@ -247,6 +247,7 @@ fn colour(measure: Measure) -> &'static str {
         Measure::Subscribe => "#17a2b8",
         Measure::Visit => "#8c564b",
         Measure::Back => "#e377c2",
+        Measure::Drain => "#bcbd22",
     }
 }
 

@@ -108,6 +108,8 @@ pub(crate) fn people(
                 message: Some(pause(chat.messages.0, users)),
                 length: chat.length,
                 typing: chat.typing.map(|rate| pause(rate.0, users)),
+                switch: chat.switches.map(|rate| pause(rate.0, users)),
+                others: others(chat, rooms),
                 echo: None,
             };
             let all = rooms.iter().zip(0..);
@@ -129,6 +131,8 @@ pub(crate) fn people(
                     message: (n < *speakers).then(|| pause(messages.0, *speakers)),
                     length: *length,
                     typing: None,
+                    switch: None,
+                    others: Box::default(),
                     echo: None,
                 })
             })
@@ -147,6 +151,8 @@ pub(crate) fn people(
                     message: None,
                     length: *length,
                     typing: None,
+                    switch: None,
+                    others: Box::default(),
                     echo: Some(Echo {
                         method: method.as_str().into(),
                         pause: pause(rate.0, users),
@@ -166,6 +172,15 @@ fn rooms_of(chat: &Chat, n: u32) -> Vec<u32> {
     rooms.filter_map(|room| u32::try_from(room).ok()).collect()
 }
 
+/// Some that it is not in, each user beginning with another one.
+fn others(chat: &Chat, own: &[u32]) -> Box<[Box<str>]> {
+    let start = own.last().map_or(0, |last| last + 1);
+    let all = (start..chat.rooms).chain(0..start.min(chat.rooms));
+    let foreign = all.filter(|room| !own.contains(room));
+    let named = foreign.take(OTHERS).map(|room| room_id(chat, room));
+    named.collect()
+}
+
 fn room_id(chat: &Chat, room: u32) -> Box<str> {
     match chat.room_ids.get(room as usize) {
         Some(id) => id.as_str().into(),
@@ -177,6 +192,9 @@ fn room_id(chat: &Chat, room: u32) -> Box<str> {
 fn pause(rate: f64, users: u32) -> Duration {
     Duration::from_secs_f64(f64::from(users) / rate.max(1e-3))
 }
+
+/// Rooms that a user goes through.
+const OTHERS: usize = 20;
 
 #[cfg(test)]
 mod tests {

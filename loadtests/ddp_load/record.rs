@@ -19,10 +19,11 @@ pub(crate) enum Measure {
     Subscribe,
     Visit,
     Back,
+    Drain,
 }
 
 impl Measure {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::RoundTrip,
         Self::Delivery,
         Self::Request,
@@ -32,6 +33,7 @@ impl Measure {
         Self::Subscribe,
         Self::Visit,
         Self::Back,
+        Self::Drain,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -45,6 +47,7 @@ impl Measure {
             Self::Subscribe => "subscribe",
             Self::Visit => "visit",
             Self::Back => "back",
+            Self::Drain => "drain",
         }
     }
 
@@ -61,6 +64,7 @@ impl Measure {
             Self::Subscribe => "from the first sub until the last one is answered",
             Self::Visit => "from when a visit was meant to begin until all it asked is answered",
             Self::Back => "from the loss of a session until its user is logged in again",
+            Self::Drain => "from the order to drain a streamer until it is empty",
         }
     }
 }
@@ -97,6 +101,7 @@ impl From<Tally> for Sample {
             ("owed", tally.traffic.owed),
             ("deliveries", tally.traffic.delay.count()),
             ("typing_heard", tally.traffic.typed),
+            ("rooms_left", tally.traffic.visits),
             ("polling_fallbacks", tally.fallbacks),
         ];
         for (ended, count) in tally.ended {

@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     future::pending,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -17,7 +18,7 @@ use crate::{
     record::{Measure, Record},
     report::{Cost, Report},
     requests::{Requests, Window},
-    scenario::{Http, Load, Scenario},
+    scenario::{Drain, Http, Load, Scenario},
     schedule::Schedule,
     users::{Board, Crowd, Pulse, Standing, Target},
     watch::{Seen, Until, Watch},
@@ -33,6 +34,8 @@ pub(crate) struct Order {
     /// Nothing is shown while it runs.
     pub(crate) is_quiet: bool,
     pub(crate) accounts: Accounts,
+    /// Of the gateway, where the scenario drains.
+    pub(crate) admin: Option<SocketAddr>,
 }
 
 /// Between users who come in and users who have rested, there is load.
@@ -177,7 +180,10 @@ impl Order {
                     });
                     until.await
                 }
-                _ => watch.until(seen, "load", end, |_| false).await,
+                _ => match (&self.scenario.drain, self.admin) {
+                    (Some(drain), Some(admin)) => self.drains(drain, admin, seen, end, watch).await,
+                    _ => watch.until(seen, "load", end, |_| false).await,
+                },
             };
             board.set_busy(false);
             onlooker.look(Moment::Ended, &watch.record);
@@ -191,6 +197,38 @@ impl Order {
             ended = self.rest(seen, watch).await;
         }
         ended
+    }
+
+    /// The load goes on until all streamers have had their turn.
+    async fn drains(
+        &self,
+        drain: &Drain,
+        admin: SocketAddr,
+        seen: Seen<'_>,
+        end: Instant,
+        watch: &mut Watch,
+    ) -> Until {
+        let drained = Cell::new(None);
+        let is_done = Cell::new(false);
+        let drains = async {
+            drained.set(Some(drain.run(admin).await));
+            is_done.set(true);
+            pending::<()>().await;
+        };
+        let deadline = end + DRAINS * drain.streamers;
+        let is_over = |_: &Record| is_done.get() && Instant::now() >= end;
+        let ended = tokio::select! {
+            ended = watch.until(seen, "load", deadline, is_over) => ended,
+            () = drains => Until::Done,
+        };
+        match drained.take() {
+            Some(drained) => watch.record.add(drained.sample(), "load", seen.settled()),
+            None => watch.record.error("drain that did not end".to_owned(), 1),
+        }
+        match ended {
+            Until::Late => Until::Done,
+            ended => ended,
+        }
     }
 
     /// What was said has to be answered and heard.
@@ -328,6 +366,8 @@ const PORTS: u64 = 28_000;
 const REST: Duration = Duration::from_secs(10);
 /// A GET that was sent at the last moment is given up by itself.
 const LAST: Duration = Duration::from_secs(31);
+/// One that takes longer is given up by itself.
+const DRAINS: Duration = Duration::from_secs(65);
 /// A visit is given up after 60 s.
 const VISITS: Duration = Duration::from_secs(61);
 const LOOK: Duration = Duration::from_millis(2);

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Scenarios that the program brings along.
-pub(crate) const KNOWN: [(&str, &str); 10] = [
+pub(crate) const KNOWN: [(&str, &str); 11] = [
     ("idle", include_str!("../scenarios/idle.toml")),
     ("chat", include_str!("../scenarios/chat.toml")),
     ("fan-out", include_str!("../scenarios/fan-out.toml")),
@@ -20,6 +20,7 @@ pub(crate) const KNOWN: [(&str, &str); 10] = [
         include_str!("../scenarios/connect-rate.toml"),
     ),
     ("storm", include_str!("../scenarios/storm.toml")),
+    ("drain", include_str!("../scenarios/drain.toml")),
     ("http", include_str!("../scenarios/http.toml")),
     (
         "http-saturation",
@@ -67,6 +68,8 @@ pub(crate) struct Scenario {
     pub(crate) connect_rate: Option<ConnectRate>,
     pub(crate) storm: Option<Storm>,
     pub(crate) http: Option<Http>,
+    /// Besides one of those above: what happens to the streamers meanwhile.
+    pub(crate) drain: Option<Drain>,
 }
 
 /// Nobody says anything.
@@ -88,6 +91,8 @@ pub(crate) struct Chat {
     pub(crate) messages: Rate,
     /// Signs of typing of all users together.
     pub(crate) typing: Option<Rate>,
+    /// Looks into rooms that the user is not in, of all users together.
+    pub(crate) switches: Option<Rate>,
     #[serde(default = "length")]
     pub(crate) length: usize,
 }
@@ -122,6 +127,19 @@ pub(crate) struct Calls {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ConnectRate {
     pub(crate) rate: Rate,
+}
+
+/// Streamers are emptied one after the other, the fullest first.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Drain {
+    #[serde(default = "one")]
+    pub(crate) streamers: u32,
+    /// Sessions that move in a second; otherwise as many as may log in.
+    pub(crate) rate: Option<Rate>,
+    /// Between the beginning of the load and the first order.
+    #[serde(default = "second")]
+    pub(crate) after: Time,
 }
 
 /// All are cut at once.
@@ -296,6 +314,20 @@ impl Scenario {
         if shares.iter().all(|share| *share == 0) || shares.iter().any(|share| *share > 1000) {
             fault("clients needs a share between 1 and 1000 of web, app or sdk".to_owned());
         }
+        if let Some(drain) = &self.drain {
+            let is_crowd = |load: &Load| {
+                matches!(
+                    load,
+                    Load::Idle | Load::Chat(_) | Load::FanOut(_) | Load::Calls(_)
+                )
+            };
+            if !loads.first().is_some_and(|(_, load)| is_crowd(load)) {
+                fault("drain needs users who stay: idle, chat, fan_out or calls".to_owned());
+            }
+            if !(1..=1000).contains(&drain.streamers) {
+                fault("drain.streamers has to be between 1 and 1000".to_owned());
+            }
+        }
         match loads.first().map(|(_, load)| load) {
             Some(Load::Chat(chat)) => {
                 if !(1..=MOST_USERS).contains(&chat.rooms) {
@@ -317,6 +349,10 @@ impl Scenario {
                 let typing = chat.typing.unwrap_or(Rate(0.0));
                 if typing.0 > f64::from(self.users) * A_TYPIST {
                     fault(too_many("chat.typing", typing, self.users, A_TYPIST));
+                }
+                let switches = chat.switches.unwrap_or(Rate(0.0));
+                if switches.0 > f64::from(self.users) * A_WALKER {
+                    fault(too_many("chat.switches", switches, self.users, A_WALKER));
                 }
                 if chat.length > LONGEST {
                     fault(format!("chat.length has to be {LONGEST} at most"));
@@ -382,6 +418,8 @@ const MOST_USERS: u32 = 1_000_000;
 /// Calls of one method by one connection that Rocket.Chat's limiter lets through for good.
 const A_USER: f64 = 1.0;
 const A_TYPIST: f64 = 1.0;
+/// Each of them is a call and four subscriptions or their ends.
+const A_WALKER: f64 = 0.5;
 const LONGEST: usize = 5000;
 
 fn users() -> u32 {
@@ -407,6 +445,10 @@ fn subscriptions() -> u8 {
 
 fn one() -> u32 {
     1
+}
+
+fn second() -> Time {
+    Time(Duration::from_secs(1))
 }
 
 fn yes() -> bool {

@@ -32,7 +32,7 @@ impl Seen<'_> {
     }
 
     /// Users who are in, or connections that are open.
-    fn settled(self) -> usize {
+    pub(crate) fn settled(self) -> usize {
         match self {
             Self::Users(board) => board.count(Standing::Settled),
             Self::Requests(requests) => requests.connections(),

@@ -88,7 +88,7 @@ impl<'a> Doing<'a> {
     pub(super) fn hear_sub_answer(&mut self, id: &str, ready: bool, now: Instant) -> bool {
         match self {
             Self::Busy(busy) => busy.hear_sub_answer(id, ready, now),
-            Self::Talking(_) => false,
+            Self::Talking(talking) => talking.hear_sub_answer(id, ready),
         }
     }
 }

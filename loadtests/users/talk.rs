@@ -37,6 +37,10 @@ pub struct Talk {
     pub length: usize,
     /// Between two times at which it tells that it types.
     pub typing: Option<Duration>,
+    /// Between two times at which it goes to another room.
+    pub switch: Option<Duration>,
+    /// Ids of the rooms that it looks into then, one after the other; none of `rooms`.
+    pub others: Box<[Box<str>]>,
     /// What it calls for the sake of the answer.
     pub echo: Option<Echo>,
 }
@@ -94,6 +98,11 @@ pub(super) struct Talking<'a> {
     message_at: Option<Instant>,
     typing_at: Option<Instant>,
     echo_at: Option<Instant>,
+    switch_at: Option<Instant>,
+    /// Rooms that it has gone to.
+    switches: usize,
+    /// Subscriptions of the room that it looks into, and of the one before.
+    looks: HashMap<String, Look>,
     is_settled: bool,
     calls: HashMap<String, Call>,
 }
@@ -103,8 +112,19 @@ struct Call {
     is_message: bool,
 }
 
+/// How a subscription of a room that a user looks into stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Opening,
+    Open,
+    /// Its end was asked for.
+    Closing,
+}
+
 #[derive(Deserialize)]
 struct Fields<'a> {
+    #[serde(borrow, default, rename = "eventName")]
+    event: Cow<'a, str>,
     #[serde(borrow)]
     args: &'a RawValue,
 }
@@ -131,6 +151,9 @@ impl<'a> Talking<'a> {
             message_at: None,
             typing_at: None,
             echo_at: None,
+            switch_at: None,
+            switches: 0,
+            looks: HashMap::new(),
             is_settled: false,
             calls: HashMap::new(),
         }
@@ -148,16 +171,21 @@ impl<'a> Talking<'a> {
         self.typing_at = self.talk.typing.map(&mut first);
         let echo = self.talk.echo.as_ref();
         self.echo_at = echo.map(|echo| first(echo.pause));
+        let switch = self.talk.switch.filter(|_| !self.talk.others.is_empty());
+        self.switch_at = switch.map(&mut first);
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         if self.calls.len() >= CALLS {
             return None;
         }
-        [self.message_at, self.typing_at, self.echo_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let all = [
+            self.message_at,
+            self.typing_at,
+            self.echo_at,
+            self.switch_at,
+        ];
+        all.into_iter().flatten().min()
     }
 
     pub(super) fn due(&mut self, say: &mut Vec<String>, now: Instant) {
@@ -173,6 +201,11 @@ impl<'a> Talking<'a> {
                 self.typing_at = after(self.talk.typing);
                 if is_busy {
                     self.type_(at, say);
+                }
+            } else if self.switch_at == Some(at) {
+                self.switch_at = after(self.talk.switch);
+                if is_busy {
+                    self.switch(at, say);
                 }
             } else {
                 self.echo_at = after(self.talk.echo.as_ref().map(|echo| echo.pause));
@@ -203,6 +236,51 @@ impl<'a> Talking<'a> {
         let event = format!("{room}/user-activity");
         let params = json!([event, self.talk.name, ["user-typing"], {}]);
         self.call(ROOM, &params, false, intended, say);
+    }
+
+    /// Leaves the room that it looks into, and opens another one as the clients do: what happens there
+    /// is subscribed to, and what was said is fetched. A room whose opening or closing is not answered
+    /// yet is waited for.
+    fn switch(&mut self, intended: Instant, say: &mut Vec<String>) {
+        if self.looks.values().any(|look| *look != Look::Open) {
+            return;
+        }
+        for (id, look) in &mut self.looks {
+            *look = Look::Closing;
+            say.push(json!({ "msg": "unsub", "id": id }).to_string());
+        }
+        let others = &self.talk.others;
+        let Some(room) = others.get(self.switches % others.len().max(1)) else {
+            return;
+        };
+        self.switches += 1;
+        let events = [
+            (MESSAGES, room.to_string()),
+            (ROOM, format!("{room}/user-activity")),
+        ];
+        for (n, (name, event)) in events.into_iter().enumerate() {
+            let id = format!("look-{}-{n}", self.switches);
+            let params = json!([event, options()]);
+            let sub = json!({ "msg": "sub", "id": id, "name": name, "params": params });
+            say.push(sub.to_string());
+            self.looks.insert(id, Look::Opening);
+        }
+        let params = json!([room, null, 50, null]);
+        self.call("loadHistory", &params, false, intended, say);
+    }
+
+    /// Whether the answer was to a subscription of a room that it looks into.
+    pub(super) fn hear_sub_answer(&mut self, id: &str, ready: bool) -> bool {
+        match (self.looks.get_mut(id), ready) {
+            (Some(look @ Look::Opening), true) => *look = Look::Open,
+            (Some(Look::Closing), false) => {
+                self.looks.remove(id);
+                let is_gone = !self.looks.values().any(|look| *look == Look::Closing);
+                self.board.tally().traffic.visits += u64::from(is_gone);
+            }
+            _ => return false,
+        }
+        true
     }
 
     fn ask_echo(&mut self, intended: Instant, say: &mut Vec<String>) {
@@ -256,9 +334,14 @@ impl<'a> Talking<'a> {
         match collection {
             ROOM => self.board.tally().traffic.typed += 1,
             MESSAGES => {
-                let Ok(Fields { args }) = serde_json::from_str::<Fields<'_>>(fields.get()) else {
+                let fields = serde_json::from_str::<Fields<'_>>(fields.get());
+                let Ok(Fields { event, args }) = fields else {
                     return;
                 };
+                // What it hears where it only looks in is owed to nobody.
+                if !self.talk.rooms.iter().any(|room| **room == *event) {
+                    return;
+                }
                 let Ok((said,)) = serde_json::from_str::<(Said<'_>,)>(args.get()) else {
                     return;
                 };
@@ -298,6 +381,8 @@ mod tests {
             message: Some(Duration::from_millis(100)),
             length: 40,
             typing: None,
+            switch: None,
+            others: Box::default(),
             echo: None,
         }
     }
@@ -335,6 +420,56 @@ mod tests {
         assert_eq!(traffic.faults.abandoned, 0);
         let half = traffic.call.at(0.5).as_secs_f64();
         assert!((half - 1.5).abs() < 0.05, "{half}");
+    }
+
+    #[test]
+    fn a_room_is_left_when_another_one_is_opened() {
+        let mut talk = talk();
+        talk.message = None;
+        talk.switch = Some(Duration::from_secs(1));
+        talk.others = Box::new(["x".into(), "y".into()]);
+        let person = Person::new(1, Kind::SDK, "demo-user1", "uid-user1", 0);
+        let board = Board::new(0);
+        board.set_busy(true);
+        let mut talking = Talking::new(&person, &talk, &board, Chance::new(1));
+        let mut now = Instant::now();
+        talking.settled(now);
+        let mut said = Vec::new();
+        for round in 1..=3 {
+            now = talking.next_timeout().unwrap();
+            let mut say = Vec::new();
+            talking.due(&mut say, now);
+            assert_eq!(say.len(), if round == 1 { 3 } else { 5 }, "{say:?}");
+            assert_eq!(
+                say.iter()
+                    .filter(|text| text.contains("loadHistory"))
+                    .count(),
+                1
+            );
+            for n in 0..2 {
+                let id = format!("look-{}-{n}", round - 1);
+                assert_eq!(talking.hear_sub_answer(&id, false), round > 1);
+                assert!(talking.hear_sub_answer(&format!("look-{round}-{n}"), true));
+            }
+            let id = (100 + round).to_string();
+            talking.hear_result(Some(&id), false, now);
+            said.extend(say);
+        }
+        assert!(!talking.hear_sub_answer("look-3-0", true));
+        // Nothing is asked for while an answer is missing.
+        let mut say = Vec::new();
+        for _ in 0..2 {
+            now = talking.next_timeout().unwrap();
+            talking.due(&mut say, now);
+        }
+        assert_eq!(say.len(), 5);
+        assert!(
+            said[2].contains("\"x\"") && said[7].contains("\"y\""),
+            "{said:?}"
+        );
+        drop(talking);
+        let traffic = board.take().traffic;
+        assert_eq!((traffic.visits, traffic.called), (2, 4));
     }
 
     #[test]

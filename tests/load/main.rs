@@ -135,9 +135,9 @@ fn idle_users_come_in_once_and_stay() {
 fn every_message_of_a_chat_reaches_all_who_listen_over_tls() {
     let report = Run::of("run chat --embedded=tls --users 40 --ramp 200/s --duration 1s").passed();
     let counts = &report["counts"];
-    // 20 messages and 10 signs of typing in a second, at moments that are drawn by lot.
+    // 20 messages, 10 signs of typing and 10 looks into a room, at moments that are drawn by lot.
     assert!(
-        (15..=45).contains(&count(&report, "round_trip")),
+        (20..=60).contains(&count(&report, "round_trip")),
         "{counts}"
     );
     assert_eq!(counts["calls"], counts["results"]);
@@ -224,6 +224,7 @@ fn bad_arguments_are_refused() {
         ("run idle --embedded --users 0", "users has to be"),
         ("run idle --embedded --from 127.0.0.9-127.0.0.1", "go up"),
         ("run fan-out --embedded --users 5", "speakers"),
+        ("run drain --target http://127.0.0.1:1", "--admin"),
     ] {
         let run = Run::of(words);
         assert_eq!(run.code(), 64, "{words}");
@@ -290,6 +291,25 @@ fn too_few_open_files_are_said_before_anything_begins() {
         said.contains("need 1200 open files, and 256 are allowed"),
         "{said}"
     );
+}
+
+/// All are moved while they chat, and nothing is lost, doubled, or noticed.
+#[test]
+fn nobody_notices_a_drain() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("moving.toml");
+    let text = "users = 40\nramp = \"200/s\"\nduration = \"1s\"\n[chat]\nrooms = 4\n\
+                rooms_per_user = 2\nmessages = \"20/s\"\n\
+                [drain]\nstreamers = 2\nafter = \"100ms\"\n";
+    fs::write(&file, text).unwrap();
+    let report = Run::of(&format!("run {} --embedded", file.display())).passed();
+    assert_eq!(count(&report, "drain"), 2);
+    let counts = &report["counts"];
+    // A third of them at least is on the fullest of three.
+    assert!(counts["moved"].as_u64().unwrap() >= 2 * 13, "{counts}");
+    assert_eq!(counts["closed_by_drain"], 0, "{counts}");
+    assert_eq!(counts["attempts"], 40);
+    assert_eq!(counts["owed"], counts["deliveries"]);
 }
 
 #[test]
