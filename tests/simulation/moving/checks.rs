@@ -265,7 +265,10 @@ impl World {
         let (mut ahead, mut documents) = (0, 0);
         for message in replies {
             if is_event(message) {
-                let found = brought.any(|event| event == message);
+                // The name of a leg that is over is left as it is.
+                let mut told = message.clone();
+                translate(&mut told, &self.names(), &self.client.session);
+                let found = brought.any(|event| *event == told);
                 assert!(
                     found,
                     "{message} is not of the new leg, or out of its order"
