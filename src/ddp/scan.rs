@@ -68,20 +68,37 @@ impl<'a> Scan<'a> {
     }
 
     /// The next byte of the text.
+    #[inline]
     pub(super) fn next(&mut self) -> Result<u8, Stop> {
         let byte = *self.bytes.get(self.at).ok_or(Stop::Cut)?;
-        if self.quoted {
-            match byte {
-                b'"' => return Err(Stop::Broken),
-                b'\\' => {
-                    self.at += 1;
-                    return escape(|| self.next_raw());
-                }
-                _ => {}
-            }
-        }
         self.at += 1;
+        if self.quoted && matches!(byte, b'"' | b'\\') {
+            return self.next_escaped(byte);
+        }
         Ok(byte)
+    }
+
+    /// Goes on behind a quote or a backslash of the SockJS string.
+    fn next_escaped(&mut self, byte: u8) -> Result<u8, Stop> {
+        if byte == b'"' {
+            self.at -= 1;
+            return Err(Stop::Broken);
+        }
+        // Nearly all escapes are these two.
+        if let Some(&byte @ (b'"' | b'\\')) = self.bytes.get(self.at) {
+            self.at += 1;
+            return Ok(byte);
+        }
+        escape(|| self.next_raw())
+    }
+
+    /// Passes over bytes that are not `wanted`; the bytes must not end before one that is.
+    #[inline]
+    fn pass_to(&mut self, wanted: &Set) -> Result<(), Stop> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let run = rest.iter().position(|byte| wanted[usize::from(*byte)]);
+        self.at += run.ok_or(Stop::Cut)?;
+        Ok(())
     }
 
     /// The next byte that is not blank.
@@ -126,16 +143,29 @@ impl<'a> Scan<'a> {
     pub(super) fn skip_nested(&mut self) -> Result<(), Stop> {
         let mut depth = 1_usize;
         while depth > 0 {
+            self.pass_to(&STRUCTURE)?;
             match self.next()? {
-                b'"' => {
-                    self.string()?;
-                }
+                b'"' => self.skip_string()?,
                 b'{' | b'[' => depth += 1,
                 b'}' | b']' => depth -= 1,
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Reads to the closing quote of the string whose opening quote was just read.
+    fn skip_string(&mut self) -> Result<(), Stop> {
+        loop {
+            self.pass_to(&QUOTE_OR_ESCAPE)?;
+            match self.next()? {
+                b'"' => return Ok(()),
+                b'\\' => {
+                    escape(|| self.next())?;
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Reads a number or literal and gives back the first byte after it that is not blank.
@@ -155,6 +185,23 @@ impl<'a> Scan<'a> {
         self.at += 1;
         Ok(byte)
     }
+}
+
+/// For each byte whether it is of interest.
+type Set = [bool; 256];
+
+/// What keeps the place among nested values, be it written as an escape or not.
+const STRUCTURE: Set = set(br#""\{}[]"#);
+const QUOTE_OR_ESCAPE: Set = set(br#""\"#);
+
+const fn set(bytes: &[u8]) -> Set {
+    let mut set = [false; 256];
+    let mut n = 0;
+    while n < bytes.len() {
+        set[bytes[n] as usize] = true;
+        n += 1;
+    }
+    set
 }
 
 /// Resolves an escape after its backslash.
