@@ -222,7 +222,8 @@ impl StreamerOrder {
             if wait.is_none() {
                 return Ok(());
             }
-            if drain.left == 0 {
+            // The last ones have left before it is known what became of them.
+            if drain.left == 0 && (drain.under_way == 0 || !drain.draining) {
                 show.end("is empty");
                 return Ok(());
             }

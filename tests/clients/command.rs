@@ -89,7 +89,7 @@ fn configurations_in_the_readme_are_valid() {
         .skip(1)
         .map(|rest| rest.split("```").next().unwrap_or_default())
         .collect();
-    assert_eq!(blocks.len(), 3);
+    assert_eq!(blocks.len(), 4);
     for block in blocks {
         if let Err(faults) = config::from_str("README.md", block, &Environment::empty()) {
             let faults: Vec<String> = faults.iter().map(|fault| fault.render(false)).collect();
