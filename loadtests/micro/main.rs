@@ -4,9 +4,10 @@
 //!
 //! Each step runs under valgrind's callgrind with two numbers of rounds, and the difference is what a
 //! round takes: start-up falls out, and nothing depends on how busy the machine is. What is counted is
-//! compared with `baseline.txt` beside this file; a step that takes 5 % more fails, and so does one
-//! that takes 5 % less, since a baseline that is too high guards nothing. After a change that is meant,
-//! write the baseline anew: `UPDATE_EXPECTED=1 cargo bench --bench micro`.
+//! compared with `baseline.txt` beside this file, and a step that takes 10 % more fails. Counts of one
+//! binary repeat to a few instructions in ten thousand; the room is for processors on which the
+//! libraries choose other ways to copy and to search. After a change that is meant, and after one
+//! that makes a step cheaper, write the baseline anew: `UPDATE_EXPECTED=1 cargo bench --bench micro`.
 
 mod cases;
 mod talk;
@@ -72,7 +73,7 @@ fn compare() -> Result<()> {
         };
         let percent = 100.0 * (now as f64 / before as f64 - 1.0);
         println!("{:<24}{now:>14}{before:>14}{percent:>+8.1} %", case.name);
-        if percent.abs() > TOLERANCE {
+        if percent > TOLERANCE {
             faults.push(format!("{} takes {percent:+.1} %", case.name));
         }
     }
@@ -133,5 +134,5 @@ fn counted(program: &PathBuf, name: &str, rounds: u64) -> Result<u64> {
 
 const FEW: u64 = 200;
 const MANY: u64 = 2_200;
-/// In percent. Counts of one binary repeat to the instruction; compilers and allocators differ a little.
-const TOLERANCE: f64 = 5.0;
+/// In percent.
+const TOLERANCE: f64 = 10.0;
