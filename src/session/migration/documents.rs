@@ -57,8 +57,9 @@ impl Documents {
     /// What the client has to be told so that its documents are these; noted in the journal.
     ///
     /// A document that differs is sent with all its fields, for which of them differ is not known,
-    /// and with the names of those that it has no more. One that the new leg does not have is removed if `is_served` says that it would have published
-    /// it by now; the user's own document comes some time after the login, and is never removed.
+    /// and with the names of those that it has no more. One that the new leg does not have is
+    /// removed if `is_served` says that it would have published it by now; the user's own document
+    /// comes some time after the login, and is never removed.
     pub(super) fn settle(
         self,
         journal: &mut Journal,
