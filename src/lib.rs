@@ -21,14 +21,14 @@
 //! F6  demo   cli   main          what a person starts
 //! F5  control   admin            the process: start, reload, drain, admin pages
 //! F4  proxy                      the data path: requests, upgrades, relays
-//! F3  net   discovery            sockets, TLS, dialling, DNS, NATS, Kubernetes
+//! F3  net   bus   discovery      sockets, TLS, dialling, NATS, DNS, Kubernetes
 //! F2  session   pool   config    decisions, without I/O
 //! F1  ws   ddp   sockjs   headers    meaning of bytes, without I/O
 //! F0  base   telemetry           ids, bounded queues, metrics, log
 //! ```
 //!
-//! Imports go down. Sideways there are only `admin -> control`, `discovery -> net` and
-//! `telemetry -> base`. `tests/architecture.rs` reads the sources and fails when an arrow points up.
+//! Imports go down. Sideways there are only `admin -> control`, `discovery -> net`,
+//! `discovery -> bus` and `telemetry -> base`. `tests/architecture.rs` reads the sources and fails when an arrow points up.
 //!
 //! What is absent matters as much:
 //! - Floors 0 to 2 know no socket, no runtime, no clock and no random source: time and seeds are
@@ -56,6 +56,8 @@
 //!   table from reasons to close codes; [`session::Limiter`] holds a client back, [`session::Quotas`]
 //!   refuse single methods and subscriptions.
 //! - [`net`]: [`net::stream::Downstream`] is what a client's bytes come through, whatever it is.
+//! - [`bus`]: connections to NATS: [`bus::Link`] for the task that keeps one, [`bus::Post`] for those
+//!   who only want to say, ask or hear something.
 //! - [`discovery`]: complete sets of streamers from a list, the DNS, a Service of Kubernetes or the
 //!   message bus; on the bus
 //!   the gateway only listens and asks who is there.
@@ -165,6 +167,7 @@ pub mod config;
 pub mod pool;
 pub mod session;
 // F3
+pub mod bus;
 pub mod discovery;
 pub mod net;
 // F4

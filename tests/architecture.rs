@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["base", "telemetry"],
     &["ws", "ddp", "sockjs", "headers"],
     &["session", "pool", "config"],
-    &["net", "discovery"],
+    &["net", "bus", "discovery"],
     &["proxy"],
     &["control", "admin"],
     &["demo", "cli", "main"],
@@ -24,6 +24,7 @@ const FLOORS: &[&[&str]] = &[
 const SIDEWAYS: &[(&str, &str)] = &[
     ("telemetry", "base"),
     ("discovery", "net"),
+    ("discovery", "bus"),
     ("admin", "control"),
     ("main", "cli"),
     ("main", "demo"),
@@ -52,6 +53,7 @@ const CONFINED: &[Confined] = &[
         ],
         places: &[
             "net",
+            "bus",
             "discovery",
             "proxy",
             "control",
@@ -74,13 +76,13 @@ const CONFINED: &[Confined] = &[
             "x509_parser",
             "proxy_header",
         ],
-        places: &["net", "discovery", "demo", "main.rs"],
-        why: "sockets, TLS and name servers are reached through `net` and `discovery`",
+        places: &["net", "bus", "discovery", "demo", "main.rs"],
+        why: "sockets, TLS and name servers are reached through `net`, `bus` and `discovery`",
     },
     Confined {
         names: &["async_nats"],
-        places: &["discovery"],
-        why: "the message bus is one source of streamers; the rest of the gateway works without it",
+        places: &["bus"],
+        why: "who uses the message bus knows subjects and messages; the rest works without it",
     },
     Confined {
         names: &["hyper", "hyper_util"],

@@ -5,8 +5,9 @@ use tokio::runtime::Builder;
 
 use super::{ConfigArgs, Console, Exit, many};
 use crate::{
+    bus::LinkError,
     config::{Loaded, Severity, model::Broker, model::Pool},
-    discovery::nats::{self, Examined, LinkError},
+    discovery::nats::{self, Examined},
 };
 
 #[derive(Clone, Debug, Args)]

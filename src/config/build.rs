@@ -71,6 +71,7 @@ impl<'a> Builder<'a> {
             trusted_proxies,
             affinity: self.affinity(),
             rebalance: self.rebalance(),
+            replicas: self.replicas(),
             drain: self.drain(),
             log: Log {
                 format: file.log.format.value,

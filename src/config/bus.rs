@@ -1,15 +1,16 @@
-//! The message bus on which streamers are found.
+//! Message buses: the one on which streamers are found, and the one of the replicas.
 
 use std::{fs, time::Duration};
 
 use super::{
     build::{Builder, reason},
     diagnostic::{Diagnostic, Place},
-    file::NatsFile,
-    model::{Broker, Certificate, Nats, NatsLogin, Ranges},
+    file::{NatsFile, ReplicasFile},
+    model::{Broker, Bus, Certificate, Nats, NatsLogin, Ranges, Replicas},
     table::{Maybe, Setting},
     value::{
-        bus::{BrokerKind, UrlLogin},
+        bus::{BrokerKind, NatsUrl, UrlLogin, UserName},
+        list::OneOrMany,
         text::FilePath,
     },
 };
@@ -21,7 +22,141 @@ struct Way<'a> {
     login: NatsLogin,
 }
 
+/// The keys that say how a bus is reached, which several tables have.
+struct Access<'a> {
+    url: Option<&'a Setting<OneOrMany<NatsUrl>>>,
+    user: &'a Option<Setting<UserName>>,
+    password_file: &'a Option<Setting<FilePath>>,
+    token_file: &'a Option<Setting<FilePath>>,
+    nkey_file: &'a Option<Setting<FilePath>>,
+    credentials_file: &'a Option<Setting<FilePath>>,
+    ca: &'a Option<Setting<FilePath>>,
+    cert: &'a Option<Setting<FilePath>>,
+    key: &'a Option<Setting<FilePath>>,
+}
+
+macro_rules! access {
+    ($file:expr, $url:expr) => {
+        Access {
+            url: $url,
+            user: &$file.user,
+            password_file: &$file.password_file,
+            token_file: &$file.token_file,
+            nkey_file: &$file.nkey_file,
+            credentials_file: &$file.credentials_file,
+            ca: &$file.ca,
+            cert: &$file.cert,
+            key: &$file.key,
+        }
+    };
+}
+
+impl NatsFile {
+    fn access(&self) -> Access<'_> {
+        access!(self, self.url.0.as_ref())
+    }
+}
+
+impl ReplicasFile {
+    fn access(&self) -> Access<'_> {
+        access!(self, self.url.as_ref())
+    }
+
+    /// The first key that means nothing without `url`.
+    fn belongs_to_url(&self) -> Option<(&Place, &str)> {
+        let user = self.user.iter().map(|user| (&user.place, &*user.path));
+        let files = [
+            &self.password_file,
+            &self.token_file,
+            &self.nkey_file,
+            &self.credentials_file,
+            &self.ca,
+            &self.cert,
+            &self.key,
+        ];
+        let files = files.into_iter().flatten();
+        user.chain(files.map(|file| (&file.place, &*file.path)))
+            .next()
+    }
+}
+
 impl Builder<'_> {
+    /// The bus of the replicas is that of `[discovery.nats]` unless there is another one.
+    pub(super) fn replicas(&mut self) -> Option<Box<Replicas>> {
+        let file = self.file;
+        let replicas = file.replicas.as_deref()?;
+        let bus = match (&replicas.url, replicas.belongs_to_url()) {
+            (Some(_), _) => self.bus(&replicas.access()),
+            (None, Some((place, key))) => {
+                self.faults.push(
+                    Diagnostic::error(place, format!("`{key}` needs `replicas.url`"))
+                        .label("for which bus?")
+                        .help(
+                            "add `url`, or remove this: without `url`, all of [discovery.nats] \
+                             holds for the replicas as well",
+                        ),
+                );
+                return None;
+            }
+            // Its faults are reported where it is read for the streamers.
+            (None, None) => match &file.discovery.nats {
+                Some(nats) => self.unreported(|builder| builder.bus(&nats.access())),
+                None => {
+                    if replicas.enabled.value {
+                        self.faults.push(
+                            Diagnostic::error(&replicas.place, "the replicas have no message bus")
+                                .label("there is no [discovery.nats] whose bus could be used")
+                                .absence()
+                                .help("add: url = \"nats://nats:4222\""),
+                        );
+                    }
+                    return None;
+                }
+            },
+        }?;
+        let subject = replicas.subject.value.0.clone();
+        let enabled = replicas.enabled.value;
+        enabled.then(|| Box::new(Replicas { bus, subject }))
+    }
+
+    /// What was read elsewhere too.
+    fn unreported<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let (faults, files) = (self.faults.len(), self.files.len());
+        let read = read(self);
+        self.faults.truncate(faults);
+        self.files.truncate(files);
+        read
+    }
+
+    fn bus(&mut self, access: &Access<'_>) -> Option<Bus> {
+        let login = self.nats_login(access);
+        let certificate = self.nats_certificate(access);
+        let ca = access.ca.as_ref();
+        let ca = ca.map(|ca| self.named_file(ca, &ca.value.0));
+        let url = access.url?;
+        let mut servers = Vec::new();
+        for part in &url.value.0.all {
+            for server in &part.value.servers {
+                if !servers.contains(server) {
+                    servers.push(server.clone());
+                }
+            }
+        }
+        if servers.is_empty() {
+            if url.value.0.is_empty() {
+                self.faults
+                    .push(Diagnostic::error(&url.place, "the bus has no servers").label("empty"));
+            }
+            return None;
+        }
+        Some(Bus {
+            servers,
+            login,
+            ca,
+            certificate,
+        })
+    }
+
     pub(super) fn nats(&mut self, file: &NatsFile) -> Option<Nats> {
         if matches!(file.port, Maybe::Missing) {
             self.faults.push(
@@ -32,10 +167,7 @@ impl Builder<'_> {
             );
         }
         self.at_least(&file.heartbeat_timeout, Duration::from_secs(1));
-        let login = self.nats_login(file);
-        let certificate = self.nats_certificate(file);
-        let ca = file.ca.as_ref();
-        let ca = ca.map(|ca| self.named_file(ca, &ca.value.0));
+        let bus = self.bus(&file.access());
         let broker = match file.broker.value {
             BrokerKind::Moleculer => Broker::Moleculer {
                 namespace: file.namespace.value.0.clone(),
@@ -52,28 +184,9 @@ impl Builder<'_> {
                 .related(&file.broker.place, "set here"),
             );
         }
-        let mut servers = Vec::new();
-        for url in &file.url.0.as_ref()?.value.0.all {
-            for server in &url.value.servers {
-                if !servers.contains(server) {
-                    servers.push(server.clone());
-                }
-            }
-        }
-        if servers.is_empty() {
-            let url = file.url.0.as_ref()?;
-            if url.value.0.is_empty() {
-                self.faults
-                    .push(Diagnostic::error(&url.place, "the bus has no servers").label("empty"));
-            }
-            return None;
-        }
         let networks = file.networks.value.0.all.iter();
         Some(Nats {
-            servers,
-            login,
-            ca,
-            certificate,
+            bus: bus?,
             broker,
             port: u16::try_from(file.port.given()?.value.0).unwrap_or(u16::MAX),
             networks: Ranges(networks.map(|network| network.value).collect()),
@@ -99,8 +212,8 @@ impl Builder<'_> {
         }
     }
 
-    fn nats_certificate(&mut self, file: &NatsFile) -> Option<Certificate> {
-        match (&file.cert, &file.key) {
+    fn nats_certificate(&mut self, file: &Access<'_>) -> Option<Certificate> {
+        match (file.cert, file.key) {
             (Some(cert), Some(key)) => Some(Certificate {
                 cert: self.named_file(cert, &cert.value.0),
                 key: self.named_file(key, &key.value.0),
@@ -117,9 +230,9 @@ impl Builder<'_> {
         }
     }
 
-    fn nats_login(&mut self, file: &NatsFile) -> NatsLogin {
+    fn nats_login(&mut self, file: &Access<'_>) -> NatsLogin {
         let mut ways: Vec<Way<'_>> = Vec::new();
-        let urls = file.url.0.iter().flat_map(|urls| &urls.value.0.all);
+        let urls = file.url.into_iter().flat_map(|urls| &urls.value.0.all);
         for url in urls {
             let login = match &url.value.login {
                 UrlLogin::Nobody => continue,
@@ -139,9 +252,9 @@ impl Builder<'_> {
         let mut read = |file: &Option<Setting<FilePath>>| {
             file.as_ref().and_then(|file| self.nats_secret(file))
         };
-        let (password, token) = (read(&file.password_file), read(&file.token_file));
-        let (key, credentials) = (read(&file.nkey_file), read(&file.credentials_file));
-        match (&file.user, &file.password_file) {
+        let (password, token) = (read(file.password_file), read(file.token_file));
+        let (key, credentials) = (read(file.nkey_file), read(file.credentials_file));
+        match (file.user, file.password_file) {
             (Some(user), Some(_)) => ways.extend(password.map(|password| Way {
                 place: &user.place,
                 login: NatsLogin::User {
@@ -158,10 +271,10 @@ impl Builder<'_> {
             place.zip(login)
         };
         let from_files = [
-            way(&file.token_file, token.map(NatsLogin::Token)),
-            way(&file.nkey_file, key.map(NatsLogin::Key)),
+            way(file.token_file, token.map(NatsLogin::Token)),
+            way(file.nkey_file, key.map(NatsLogin::Key)),
             way(
-                &file.credentials_file,
+                file.credentials_file,
                 credentials.map(NatsLogin::Credentials),
             ),
         ];

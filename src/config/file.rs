@@ -11,7 +11,7 @@ use super::{
     table::{Key, Maybe, Required, Setting, Shape, Table as _, tables},
     value::{
         address::{DnsName, Endpoint},
-        bus::{BrokerKind, Namespace, NatsUrl, UserName},
+        bus::{BrokerKind, Namespace, NatsUrl, Subject, UserName},
         choice::{Auto, Off, Or},
         kubernetes::Label,
         list::{Many, OneOrMany},
@@ -92,6 +92,11 @@ tables! {
         /// the streamers of a pool and to empty those that go. It takes the turns of logins, and
         /// the idlest go first.
         rebalance: RebalanceFile,
+
+        /// Several gateways act as one: they find each other on a message bus and count the
+        /// sessions of each streamer, the pace of logins and the limits of users and addresses
+        /// together. Without this table each gateway counts alone; while the bus is away too.
+        replicas: Option<Box<ReplicasFile>>,
 
         /// What SIGTERM does. Together it must fit in terminationGracePeriodSeconds, which is
         /// 30 s in Kubernetes when nothing else is said.
@@ -551,6 +556,44 @@ tables! {
         leaving: Setting<bool> = true,
     }
 
+    /// `[replicas]`
+    ReplicasFile {
+        /// false: this gateway is alone.
+        enabled: Setting<bool> = true,
+
+        /// What the subjects begin with on which the gateways talk. Gateways with the same one are
+        /// replicas of each other, so two deployments on one bus need two.
+        subject: Setting<Subject> = "ddp-gateway",
+
+        /// Servers of the bus, as in [discovery.nats]. Without it, the bus of [discovery.nats] is
+        /// used, with all that is said there about credentials and certificates.
+        url: Option<Setting<OneOrMany<NatsUrl>>> | "nats://nats:4222",
+
+        /// As in [discovery.nats].
+        user: Option<Setting<UserName>> | "ddp-gateway",
+
+        /// As in [discovery.nats].
+        password_file: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats-password",
+
+        /// As in [discovery.nats].
+        token_file: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats-token",
+
+        /// As in [discovery.nats].
+        nkey_file: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats.nk",
+
+        /// As in [discovery.nats].
+        credentials_file: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats.creds",
+
+        /// As in [discovery.nats].
+        ca: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats-ca.crt",
+
+        /// As in [discovery.nats].
+        cert: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats.crt",
+
+        /// As in [discovery.nats].
+        key: Option<Setting<FilePath>> | "/etc/ddp-gateway/nats.key",
+    }
+
     /// `[drain]`
     DrainFile {
         /// Between /readyz saying no and the last new connection, for balancers to notice.
@@ -653,7 +696,7 @@ mod tests {
     #[test]
     fn all_defaults_can_be_read() {
         let text = "monolith = 'http://a'\n[[listener]]\naddress = '[::]:1'\n[[listener.tls]]\n\
-                    [[route]]\n[discovery.dns]\nname = 'a'\n[discovery.nats]\nurl = 'a'\n[discovery.kubernetes]\nservice = 'a'\n[pools.a.discovery.dns]\nname = 'a'";
+                    [[route]]\n[discovery.dns]\nname = 'a'\n[discovery.nats]\nurl = 'a'\n[discovery.kubernetes]\nservice = 'a'\n[replicas]\nurl = 'a'\n[pools.a.discovery.dns]\nname = 'a'";
         let document = Document::parse("x", text, &Environment::empty());
         let mut faults = document.faults;
         let mut file: FileConfig = Reader::root(&document.root, &mut faults);

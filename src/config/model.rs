@@ -13,7 +13,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use self::kubernetes::{ApiServer, Kubernetes, ServicePort};
-pub use self::nats::{Broker, Nats, NatsLogin, NatsServer};
+pub use self::nats::{Broker, Bus, Nats, NatsLogin, NatsServer, Replicas};
 use crate::base::{
     id::{ListenAddr, PoolName, StreamerAddr},
     secret::Secret,
@@ -40,6 +40,8 @@ pub struct Config {
     pub trusted_proxies: Ranges,
     pub affinity: Affinity,
     pub rebalance: Rebalance,
+    /// `None`: this gateway is alone.
+    pub replicas: Option<Box<Replicas>>,
     pub drain: Drain,
     pub log: Log,
     /// Load the configuration again when its file (or a certificate) changes.

@@ -6,8 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::nats::LinkError;
-use crate::base::id::{StreamerAddr, StreamerId};
+use crate::{
+    base::id::{StreamerAddr, StreamerId},
+    bus::LinkError,
+};
 
 /// All streamers that somebody knows; an address appears once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

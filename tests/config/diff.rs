@@ -18,7 +18,7 @@ fn each_part_is_named() {
     let listener = "[[listener]]\naddress = \"127.0.0.1:1\"\n";
     let pools = "[[route]]\nhost = \"eu.example.com\"\npool = \"eu\"\n[pools.eu]\nstreamers = [\"127.0.0.1:4002\"]\n";
     let slower = "[[route]]\nhost = \"eu.example.com\"\npool = \"eu\"\n[pools.eu]\nslow_start = \"1m\"\nstreamers = [\"127.0.0.1:4002\"]\n";
-    let cases: [(&str, &str, &[&str]); 17] = [
+    let cases: [(&str, &str, &[&str]); 19] = [
         ("", "", &[]),
         ("", "[http]\nconnect_timeout = \"2s\"", &[]),
         ("", "[http]\nconnect_timeout = \"3s\"", &["[http] changed"]),
@@ -29,6 +29,8 @@ fn each_part_is_named() {
         ("", "[limits]\nmessages = \"5/s\"", &["[limits] changed"]),
         ("", "[logins]\nrate = \"5/s\"", &["[logins] changed"]),
         ("", "[rebalance]\nmode = \"off\"", &["[rebalance] changed"]),
+        ("", "[replicas]\nurl = \"a\"", &["[replicas] changed"]),
+        ("", "[replicas]\nurl = \"a\"\nenabled = false", &[]),
         ("", "[health]\nfailures = 3", &["pool default changed"]),
         (
             "listen = \"127.0.0.1:1\"",

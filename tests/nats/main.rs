@@ -14,6 +14,7 @@ mod moleculer;
 #[allow(dead_code, reason = "its other moods belong to tests of the DNS")]
 mod nameserver;
 mod node;
+mod post;
 mod server;
 mod site;
 #[path = "../support/mod.rs"]

@@ -1,12 +1,13 @@
-//! A message bus on which streamers are found.
+//! A message bus: how it is reached, and what is found there.
 
 use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Certificate, Ranges};
 use crate::base::secret::Secret;
 
+/// How a bus is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nats {
+pub struct Bus {
     /// Never empty.
     pub servers: Vec<NatsServer>,
     pub login: NatsLogin,
@@ -14,6 +15,12 @@ pub struct Nats {
     pub ca: Option<PathBuf>,
     /// Shown to servers that ask for one.
     pub certificate: Option<Certificate>,
+}
+
+/// A bus on which streamers are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nats {
+    pub bus: Bus,
     pub broker: Broker,
     /// HTTP port of each streamer; nothing on the bus tells it.
     pub port: u16,
@@ -78,11 +85,33 @@ impl fmt::Display for NatsServer {
     }
 }
 
-impl Nats {
+impl Bus {
     /// Its servers, without credentials.
     pub fn name(&self) -> String {
         let servers: Vec<_> = self.servers.iter().map(ToString::to_string).collect();
-        let servers = servers.join(",");
+        servers.join(",")
+    }
+}
+
+/// How gateways act as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replicas {
+    pub bus: Bus,
+    /// Every subject that they use begins with this and a dot.
+    pub subject: String,
+}
+
+impl Replicas {
+    /// The bus without credentials, told apart from one on which streamers are found.
+    pub fn name(&self) -> String {
+        format!("{} ({})", self.bus.name(), self.subject)
+    }
+}
+
+impl Nats {
+    /// Its servers, without credentials.
+    pub fn name(&self) -> String {
+        let servers = self.bus.name();
         match &self.broker {
             Broker::Moleculer { namespace } if !namespace.is_empty() => {
                 format!("{servers} ({namespace})")

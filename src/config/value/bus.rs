@@ -144,6 +144,31 @@ impl Word for Namespace {
     }
 }
 
+/// What subjects of our own begin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::config) struct Subject(pub(in crate::config) String);
+
+impl Word for Subject {
+    const EXPECTED: &str = "what subjects begin with, such as \"ddp-gateway\"";
+
+    fn parse(text: &str) -> Result<Self, Reason> {
+        let Namespace(subject) = Namespace::parse(text)?;
+        let first = subject.split('.').next().unwrap_or_default();
+        if subject.is_empty() {
+            return Err(Reason::new("this is empty"));
+        }
+        // Rocket.Chat's services answer on these, and so does the server.
+        if first.starts_with(['$', '_']) || first == "MOL" || first.starts_with("MOL-") {
+            return Err(Reason::new("others talk below this"));
+        }
+        Ok(Self(subject))
+    }
+
+    fn print(&self) -> String {
+        self.0.clone()
+    }
+}
+
 /// A name to log in with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::config) struct UserName(pub(in crate::config) String);
@@ -196,7 +221,7 @@ impl Word for BrokerKind {
 
 #[cfg(test)]
 mod tests {
-    use super::{NatsUrl, UrlLogin};
+    use super::{NatsUrl, Subject, UrlLogin};
     use crate::config::value::Word as _;
 
     #[test]
@@ -222,6 +247,25 @@ mod tests {
             "nats://a/b",
         ] {
             assert!(NatsUrl::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn subjects_that_belong_to_others() {
+        for text in [
+            "",
+            "a b",
+            "a.",
+            "a.>",
+            "MOL",
+            "MOL-prod.x",
+            "$SYS",
+            "_INBOX.x",
+        ] {
+            assert!(Subject::parse(text).is_err(), "{text}");
+        }
+        for text in ["ddp-gateway", "eu.ddp-gateway", "MOLE"] {
+            assert!(Subject::parse(text).is_ok(), "{text}");
         }
     }
 

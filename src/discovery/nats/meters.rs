@@ -1,37 +1,23 @@
 //! What is counted about one bus.
 
-use metrics::{Counter, Gauge};
+use metrics::Counter;
 
 use super::packet::Unusable;
-use crate::telemetry::names;
+use crate::{bus, telemetry::names};
 
 /// Handles, made once per source.
 #[derive(Clone, Debug)]
 pub(super) struct Meters {
-    /// 1 while there is a connection.
-    pub(super) up: Gauge,
-    pub(super) connected: Counter,
-    pub(super) disconnected: Counter,
-    pub(super) failed: Counter,
-    pub(super) refused: Counter,
-    pub(super) lame_duck: Counter,
-    pub(super) slow_consumer: Counter,
+    pub(super) link: bus::Meters,
     used: Counter,
     unusable: [(Unusable, Counter); Unusable::ALL.len()],
 }
 
 impl Meters {
     pub(super) fn new(source: &str) -> Self {
-        let event = |event| names::NATS_EVENTS.counter(&[source, event]);
         let packets = |result| names::NATS_PACKETS.counter(&[source, result]);
         Self {
-            up: names::NATS_CONNECTED.gauge(&[source]),
-            connected: event("connected"),
-            disconnected: event("disconnected"),
-            failed: event("failed"),
-            refused: event("refused"),
-            lame_duck: event("lame_duck"),
-            slow_consumer: event("slow_consumer"),
+            link: bus::Meters::new(source),
             used: packets("ok"),
             unusable: Unusable::ALL.map(|why| (why, packets(why.label()))),
         }

@@ -3,9 +3,8 @@
 //! The gateway listens. Under Moleculer, all that it ever publishes is `DISCOVER`, which every node
 //! answers and none remembers; so nobody expects a heartbeat or anything else of it, and services
 //! are not balanced to it. `packet`, `nodes` and `roll` decide, without a socket and without a
-//! clock; `link` is the connection.
+//! clock; [`crate::bus`] has the connection.
 
-mod link;
 mod meters;
 mod nodes;
 mod packet;
@@ -16,7 +15,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::Subscriber;
 use bytes::Bytes;
 use futures_util::{
     FutureExt as _, StreamExt as _,
@@ -24,16 +22,17 @@ use futures_util::{
 };
 use tokio::time::sleep_until;
 
-pub use self::link::LinkError;
 use self::{
-    link::{Link, Turn, jitter},
     meters::Meters,
     nodes::{Ask, Nodes, Terms},
     packet::{Packet, Subjects, Topic},
     roll::Roll,
 };
 use super::{Board, RETRY_FIRST, Seen, SourceError};
-use crate::config::model::{Broker, Nats};
+use crate::{
+    bus::{Link, LinkError, Messages, Turn, jitter},
+    config::model::{Broker, Nats},
+};
 
 /// One bus, and what was learned from it, whatever becomes of the connection.
 #[derive(Debug)]
@@ -63,7 +62,7 @@ pub(super) async fn run(mut bus: Bus, board: Board) {
         // A defect that an odd packet brings to light must not end the listening for good.
         let ended = AssertUnwindSafe(bus.serve(&board)).catch_unwind().await;
         bus.nodes.handle_disconnected();
-        bus.meters.up.set(0.0);
+        bus.meters.link.up.set(0.0);
         let why = match ended {
             Ok(error) => error.into(),
             Err(_panic) => {
@@ -86,7 +85,7 @@ pub(super) async fn run(mut bus: Bus, board: Board) {
 /// Why there is no connection.
 pub async fn examine(nats: &Nats) -> Result<Examined, LinkError> {
     let mut bus = Bus::new(nats.clone());
-    let mut link = Link::connect(nats, &bus.meters).await?;
+    let mut link = Link::connect(&nats.bus, &bus.meters.link).await?;
     let server = link.server();
     let mut seen = Seen::default();
     for _ in 0..EXAMINATIONS {
@@ -126,17 +125,11 @@ impl Bus {
 
     /// One connection from its beginning to its end.
     async fn serve(&mut self, board: &Board) -> LinkError {
-        let mut link = match Link::connect(&self.nats, &self.meters).await {
+        let mut link = match Link::connect(&self.nats.bus, &self.meters.link).await {
             Ok(link) => link,
-            Err(error) => {
-                match error {
-                    LinkError::Refused(_) => self.meters.refused.increment(1),
-                    _ => self.meters.failed.increment(1),
-                }
-                return error;
-            }
+            Err(error) => return error,
         };
-        self.meters.up.set(1.0);
+        self.meters.link.up.set(1.0);
         self.forbidden = None;
         let (source, server) = (self.nats.name(), link.server());
         tracing::info!(%source, %server, "connected to the message bus at {source}");
@@ -223,7 +216,7 @@ impl Bus {
     async fn call_roll(
         &mut self,
         link: &mut Link,
-        mut answers: Subscriber,
+        mut answers: Messages,
         inbox: &str,
         board: Option<&Board>,
     ) -> LinkError {
@@ -234,7 +227,7 @@ impl Bus {
         loop {
             let now = Instant::now();
             if call_at <= now {
-                link.ask(roll::subject(), inbox).await;
+                link.call(roll::subject(), inbox).await;
                 (end_at, call_at) = (Some(now + ROUND), now + CALL_EVERY);
             }
             if let Some(board) = board
@@ -256,7 +249,7 @@ impl Bus {
                         return LinkError::Lost;
                     };
                     // A status says that nobody is there to answer.
-                    if answer.status.is_none()
+                    if !answer.is_status
                         && let Some(node) = self.meters.packet(roll::parse(&answer.payload))
                     {
                         self.roll.handle(node);
@@ -276,14 +269,14 @@ impl Bus {
         let source = self.nats.name();
         match turn {
             Turn::Restored => {
-                self.meters.up.set(1.0);
+                self.meters.link.up.set(1.0);
                 self.nodes.handle_connected(Instant::now());
                 let server = link.server();
                 tracing::info!(%source, %server, "connected to the message bus at {source} again");
                 Turned::AskAgain(Duration::ZERO)
             }
             Turn::Lost => {
-                self.meters.up.set(0.0);
+                self.meters.link.up.set(0.0);
                 self.nodes.handle_disconnected();
                 let lost = Err(LinkError::Lost.into());
                 board.inspect(|board| board.put(lost, Instant::now()));
@@ -319,14 +312,14 @@ impl Bus {
             None => Ok(seen),
         };
         // Again and again: whoever had this source before may have said otherwise at its end.
-        self.meters.up.set(1.0);
+        self.meters.link.up.set(1.0);
         board.put(answer, now);
     }
 }
 
 impl Drop for Bus {
     fn drop(&mut self) {
-        self.meters.up.set(0.0);
+        self.meters.link.up.set(0.0);
     }
 }
 

@@ -1,15 +1,24 @@
 //! The connection to the bus.
 
-use std::{error::Error as _, io, sync::Arc, time::Duration};
+use std::{
+    error::Error as _,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use async_nats::{
     Client, ClientError, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr,
     ServerError, Subscriber, connection::State,
 };
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 
 use super::meters::Meters;
-use crate::config::model::{Nats, NatsLogin};
+use crate::config::model::{Bus, NatsLogin};
 
 /// Why there is no connection, in words that say what to look at.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,7 +64,8 @@ impl LinkError {
 }
 
 /// A connection that restores itself while one of the known servers answers soon.
-pub(super) struct Link {
+#[derive(Debug)]
+pub struct Link {
     client: Client,
     events: mpsc::Receiver<Turn>,
     /// The news that it is there, which is none, may still come.
@@ -64,7 +74,7 @@ pub(super) struct Link {
 
 /// What happened to a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub enum Turn {
     /// It is there again; whatever was said meanwhile is lost.
     Restored,
     Lost,
@@ -78,11 +88,14 @@ pub(super) enum Turn {
 
 impl Link {
     /// Tries each server once.
-    pub(super) async fn connect(nats: &Nats, meters: &Meters) -> Result<Self, LinkError> {
+    ///
+    /// # Errors
+    /// Why none of them would do.
+    pub async fn connect(bus: &Bus, meters: &Meters) -> Result<Self, LinkError> {
         let (told, events) = mpsc::channel(TURNS);
-        let options = options(nats, meters, told)?;
+        let options = options(bus, meters, told)?;
         let mut servers = Vec::new();
-        for server in &nats.servers {
+        for server in &bus.servers {
             let address: ServerAddr = server
                 .to_string()
                 .parse()
@@ -93,10 +106,11 @@ impl Link {
         let patience =
             LOOKUP_TIMEOUT + CONNECT_TIMEOUT * 2 * u32::try_from(servers.len()).unwrap_or(1);
         let connecting = Box::pin(options.connect(servers));
-        let client = tokio::time::timeout(patience, connecting)
+        let connected = tokio::time::timeout(patience, connecting)
             .await
-            .map_err(|_| LinkError::Silent)?
-            .map_err(|error| link_error(&error, nats))?;
+            .map_err(|_| LinkError::Silent)
+            .and_then(|connected| connected.map_err(|error| link_error(&error, bus)));
+        let client = connected.inspect_err(|error| meters.refused_or_failed(error))?;
         Ok(Self {
             client,
             events,
@@ -104,13 +118,17 @@ impl Link {
         })
     }
 
-    pub(super) async fn subscribe(&self, subject: String) -> Result<Subscriber, LinkError> {
+    /// Hears what is said on a subject, from now on until the connection ends.
+    ///
+    /// # Errors
+    /// [`LinkError::Lost`] when it has ended.
+    pub async fn subscribe(&self, subject: String) -> Result<Messages, LinkError> {
         let subscribed = self.client.subscribe(subject).await;
-        subscribed.map_err(|_| LinkError::Lost)
+        subscribed.map(Messages).map_err(|_| LinkError::Lost)
     }
 
-    /// Asks everybody at once; the answers come by the stream, which may be used again.
-    pub(super) async fn ask(&self, subject: String, inbox: &str) {
+    /// Asks everybody at once; the answers come on the inbox, which may be used again.
+    pub async fn call(&self, subject: String, inbox: &str) {
         if !self.is_up() {
             return;
         }
@@ -121,26 +139,22 @@ impl Link {
     }
 
     /// A subject of its own, for answers.
-    pub(super) fn inbox(&self) -> String {
+    pub fn inbox(&self) -> String {
         self.client.new_inbox()
     }
 
-    /// Sends without waiting for more than the queue of the connection.
-    pub(super) async fn publish(&self, subject: String, payload: String) {
-        // What cannot be sent now would be of no use later.
-        if !self.is_up() {
-            return;
-        }
-        let published = self.client.publish(subject, payload.into());
-        let _ = tokio::time::timeout(SEND_TIMEOUT, published).await;
+    /// Sends without waiting for more than the queue of the connection. What cannot be sent now
+    /// is dropped.
+    pub async fn publish(&self, subject: String, payload: impl Into<Bytes>) {
+        publish(&self.client, subject, payload.into()).await;
     }
 
-    pub(super) fn is_up(&self) -> bool {
-        self.client.connection_state() == State::Connected
+    pub fn is_up(&self) -> bool {
+        is_up(&self.client)
     }
 
     /// What happens next; [`Turn::Ended`] from when on the connection does not restore itself.
-    pub(super) async fn turn(&mut self) -> Turn {
+    pub async fn turn(&mut self) -> Turn {
         loop {
             let turn = self.events.recv().await.unwrap_or(Turn::Ended);
             let first = std::mem::take(&mut self.first);
@@ -151,7 +165,7 @@ impl Link {
     }
 
     /// Goes to another server, if there is one.
-    pub(super) async fn leave_server(&self) {
+    pub async fn leave_server(&self) {
         let servers = tokio::time::timeout(SEND_TIMEOUT, self.client.server_pool()).await;
         if matches!(servers, Ok(Ok(servers)) if servers.len() > 1) {
             let _ = self.client.force_reconnect().await;
@@ -159,7 +173,7 @@ impl Link {
     }
 
     /// The version of the server, and the name that it goes by.
-    pub(super) fn server(&self) -> String {
+    pub fn server(&self) -> String {
         let info = self.client.server_info();
         let name = match info.server_name.is_empty() {
             true => info.server_id,
@@ -167,10 +181,61 @@ impl Link {
         };
         format!("{} (nats-server {})", short(&name), short(&info.version))
     }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
+/// One message, as it was sent.
+#[derive(Clone, Debug)]
+pub struct Message {
+    pub payload: Bytes,
+    /// Where an answer is awaited.
+    pub reply: Option<String>,
+    /// It comes from the server and says that nobody hears what was asked.
+    pub is_status: bool,
+}
+
+/// What is heard on one subject, until the connection ends. Of what nobody takes, a bounded number
+/// is kept; see [`Turn::Overrun`].
+#[derive(Debug)]
+pub struct Messages(Subscriber);
+
+impl From<Subscriber> for Messages {
+    fn from(subscriber: Subscriber) -> Self {
+        Self(subscriber)
+    }
+}
+
+impl Stream for Messages {
+    type Item = Message;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Message>> {
+        self.0.poll_next_unpin(context).map(|heard| {
+            heard.map(|message| Message {
+                payload: message.payload,
+                reply: message.reply.map(|reply| reply.to_string()),
+                is_status: message.status.is_some(),
+            })
+        })
+    }
+}
+
+pub(super) fn is_up(client: &Client) -> bool {
+    client.connection_state() == State::Connected
+}
+
+pub(super) async fn publish(client: &Client, subject: String, payload: Bytes) {
+    // What cannot be sent now would be of no use later.
+    if is_up(client) {
+        let published = client.publish(subject, payload);
+        let _ = tokio::time::timeout(SEND_TIMEOUT, published).await;
+    }
 }
 
 fn options(
-    nats: &Nats,
+    bus: &Bus,
     meters: &Meters,
     told: mpsc::Sender<Turn>,
 ) -> Result<ConnectOptions, LinkError> {
@@ -183,7 +248,7 @@ fn options(
         .client_capacity(WAITING_COMMANDS)
         // Twice each, then whoever holds the link begins anew. A client that nobody holds any more
         // would otherwise go on for good.
-        .max_reconnects(nats.servers.len() * 2)
+        .max_reconnects(bus.servers.len() * 2)
         .reconnect_delay_callback(|attempt| match attempt {
             0 | 1 => jitter(FIRST_DELAY),
             _ => jitter(LATER_DELAY),
@@ -195,7 +260,7 @@ fn options(
             let _ = turn.filter(|_| room).map(|turn| told.try_send(turn));
             std::future::ready(())
         });
-    let options = match &nats.login {
+    let options = match &bus.login {
         NatsLogin::Nobody => options,
         NatsLogin::User { user, password } => {
             options.user_and_password(user.clone(), password.expose().clone())
@@ -205,19 +270,26 @@ fn options(
         // The reader insists on the newline at the end, which some editors leave out.
         NatsLogin::Credentials(text) => options
             .credentials(&format!("{}\n", text.expose()))
-            .map_err(|_| LinkError::BadKey(nats.login.kind()))?,
+            .map_err(|_| LinkError::BadKey(bus.login.kind()))?,
     };
-    let options = match &nats.ca {
+    let options = match &bus.ca {
         Some(ca) => options.add_root_certificates(ca.clone()),
         None => options,
     };
-    Ok(match &nats.certificate {
+    Ok(match &bus.certificate {
         Some(own) => options.add_client_certificate(own.cert.clone(), own.key.clone()),
         None => options,
     })
 }
 
 impl Meters {
+    fn refused_or_failed(&self, error: &LinkError) {
+        match error {
+            LinkError::Refused(_) => self.refused.increment(1),
+            _ => self.failed.increment(1),
+        }
+    }
+
     /// Counts what the client tells, and says what of it matters.
     fn turn(&self, event: Event) -> Option<Turn> {
         match event {
@@ -255,12 +327,12 @@ impl Meters {
     }
 }
 
-fn link_error(error: &ConnectError, nats: &Nats) -> LinkError {
+fn link_error(error: &ConnectError, bus: &Bus) -> LinkError {
     let inner = error.source();
     let io = inner.and_then(|inner| inner.downcast_ref::<io::Error>());
     match error.kind() {
-        ConnectErrorKind::AuthorizationViolation => LinkError::Refused(nats.login.kind()),
-        ConnectErrorKind::Authentication => LinkError::BadKey(nats.login.kind()),
+        ConnectErrorKind::AuthorizationViolation => LinkError::Refused(bus.login.kind()),
+        ConnectErrorKind::Authentication => LinkError::BadKey(bus.login.kind()),
         ConnectErrorKind::Dns | ConnectErrorKind::ServerParse => LinkError::NoSuchHost,
         ConnectErrorKind::TimedOut | ConnectErrorKind::MaxReconnects => LinkError::Silent,
         ConnectErrorKind::Tls => LinkError::TlsFiles(inner.map_or_else(
@@ -301,7 +373,7 @@ fn short(text: &str) -> String {
 }
 
 /// From half of this to all of it, so that gateways do not come all at once.
-pub(super) fn jitter(most: Duration) -> Duration {
+pub fn jitter(most: Duration) -> Duration {
     most.mul_f64(rand::random_range(0.5..=1.0))
 }
 

@@ -1,0 +1,159 @@
+//! The bus for those who do not keep the connection.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_nats::{Client, RequestErrorKind};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use tokio::sync::watch;
+
+use super::link::{Link, Message, Messages, is_up, publish};
+
+/// Publishes, asks and hears by whatever connection there is at the moment.
+#[derive(Clone, Debug)]
+pub struct Post {
+    client: Arc<watch::Sender<Option<Client>>>,
+}
+
+/// Why a question has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    #[error("there is no connection to the bus")]
+    Away,
+    #[error("nobody hears this subject")]
+    Unheard,
+    #[error("nobody answered in time")]
+    Late,
+}
+
+impl Default for Post {
+    fn default() -> Self {
+        let (client, _) = watch::channel(None);
+        Self {
+            client: Arc::new(client),
+        }
+    }
+}
+
+impl Post {
+    /// From now on, by this connection.
+    pub fn plug(&self, link: &Link) {
+        self.client.send_replace(Some(link.client().clone()));
+    }
+
+    /// From now on, by none.
+    pub fn unplug(&self) {
+        self.client.send_replace(None);
+    }
+
+    /// Whether what is published now goes out.
+    pub fn is_up(&self) -> bool {
+        self.client.borrow().as_ref().is_some_and(is_up)
+    }
+
+    /// The address by which this gateway comes to its server, as that sees it; if it is not a
+    /// loopback one, others may reach the gateway there.
+    pub fn own_ip(&self) -> Option<IpAddr> {
+        let client = self.client()?;
+        let ip: IpAddr = client.server_info().client_ip.parse().ok()?;
+        (ip.to_canonical() != Ipv4Addr::UNSPECIFIED).then(|| ip.to_canonical())
+    }
+
+    /// Sends without waiting for more than the queue of the connection. What cannot be sent now
+    /// is dropped.
+    pub async fn publish(&self, subject: String, payload: impl Into<Bytes>) {
+        if let Some(client) = self.client() {
+            publish(&client, subject, payload.into()).await;
+        }
+    }
+
+    /// The first answer to a question, within this time.
+    ///
+    /// # Errors
+    /// When there is none. Where several hear the subject and all keep silent, that is
+    /// [`Unanswered::Late`].
+    pub async fn ask(
+        &self,
+        subject: String,
+        payload: impl Into<Bytes>,
+        wait: Duration,
+    ) -> Result<Bytes, Unanswered> {
+        let client = self.client().filter(is_up).ok_or(Unanswered::Away)?;
+        let asked = Box::pin(client.request(subject, payload.into()));
+        match tokio::time::timeout(wait, asked).await {
+            Ok(Ok(answer)) => Ok(answer.payload),
+            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
+                Err(Unanswered::Unheard)
+            }
+            Ok(Err(error)) if error.kind() == RequestErrorKind::TimedOut => Err(Unanswered::Late),
+            Ok(Err(_)) => Err(Unanswered::Away),
+            Err(_) => Err(Unanswered::Late),
+        }
+    }
+
+    /// Answers a question that was heard, if it asks for one.
+    pub async fn answer(&self, question: &Message, payload: impl Into<Bytes>) {
+        if let Some(reply) = question.reply.clone() {
+            self.publish(reply, payload).await;
+        }
+    }
+
+    /// Hears a subject for as long as the value lives, by one connection after the other. What is
+    /// said while there is none is missed.
+    pub fn hear(&self, subject: impl Into<String>) -> Hearing {
+        Hearing {
+            subject: subject.into(),
+            client: self.client.subscribe(),
+            messages: None,
+        }
+    }
+
+    fn client(&self) -> Option<Client> {
+        self.client.borrow().clone()
+    }
+}
+
+/// What is said on one subject; `*` and `>` in it stand for others as usual.
+#[derive(Debug)]
+pub struct Hearing {
+    subject: String,
+    client: watch::Receiver<Option<Client>>,
+    messages: Option<Messages>,
+}
+
+impl Hearing {
+    /// The next message; waits while the bus is away, and for good when each [`Post`] is dropped.
+    /// May be cancelled: no message is lost by it.
+    pub async fn next(&mut self) -> Message {
+        loop {
+            if let Some(messages) = &mut self.messages {
+                let mut replaced = self.client.clone();
+                tokio::select! {
+                    biased;
+                    message = messages.next() => match message {
+                        Some(message) => return message,
+                        None => self.messages = None,
+                    },
+                    Ok(()) = replaced.changed() => self.messages = None,
+                }
+                if self.messages.is_some() {
+                    continue;
+                }
+            }
+            let client = self.client.borrow_and_update().clone();
+            if let Some(client) = client
+                && let Ok(subscriber) = client.subscribe(self.subject.clone()).await
+            {
+                self.messages = Some(Messages::from(subscriber));
+                continue;
+            }
+            if self.client.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
