@@ -84,9 +84,18 @@ impl Builder<'_> {
     /// The bus of the replicas is that of `[discovery.nats]` unless there is another one.
     pub(super) fn replicas(&mut self) -> Option<Box<Replicas>> {
         let file = self.file;
-        let replicas = file.replicas.as_deref()?;
+        let replicas = &file.replicas;
         let bus = match (&replicas.url, replicas.belongs_to_url()) {
-            (Some(_), _) => self.bus(&replicas.access()),
+            (Some(url), _) => {
+                if replicas.enabled.place.is_default() {
+                    self.faults.push(
+                        Diagnostic::warning(&url.place, "this gateway looks for no replicas")
+                            .label("`enabled` is not set")
+                            .help("add: enabled = true"),
+                    );
+                }
+                self.bus(&replicas.access())
+            }
             (None, Some((place, key))) => {
                 self.faults.push(
                     Diagnostic::error(place, format!("`{key}` needs `replicas.url`"))
@@ -96,27 +105,28 @@ impl Builder<'_> {
                              holds for the replicas as well",
                         ),
                 );
-                return None;
+                None
             }
             // Its faults are reported where it is read for the streamers.
             (None, None) => match &file.discovery.nats {
                 Some(nats) => self.unreported(|builder| builder.bus(&nats.access())),
                 None => {
                     if replicas.enabled.value {
+                        let place = &replicas.enabled.place;
                         self.faults.push(
-                            Diagnostic::error(&replicas.place, "the replicas have no message bus")
+                            Diagnostic::error(place, "the replicas have no message bus")
                                 .label("there is no [discovery.nats] whose bus could be used")
                                 .absence()
                                 .help("add: url = \"nats://nats:4222\""),
                         );
                     }
-                    return None;
+                    None
                 }
             },
-        }?;
+        };
         let subject = replicas.subject.value.0.clone();
-        let enabled = replicas.enabled.value;
-        enabled.then(|| Box::new(Replicas { bus, subject }))
+        let enabled = bus.filter(|_| replicas.enabled.value);
+        enabled.map(|bus| Box::new(Replicas { bus, subject }))
     }
 
     /// What was read elsewhere too.

@@ -95,8 +95,8 @@ tables! {
 
         /// Several gateways act as one: they find each other on a message bus and count the
         /// sessions of each streamer, the pace of logins and the limits of users and addresses
-        /// together. Without this table each gateway counts alone; while the bus is away too.
-        replicas: Option<Box<ReplicasFile>>,
+        /// together. While the bus is away each gateway counts alone.
+        replicas: ReplicasFile,
 
         /// What SIGTERM does. Together it must fit in terminationGracePeriodSeconds, which is
         /// 30 s in Kubernetes when nothing else is said.
@@ -558,8 +558,8 @@ tables! {
 
     /// `[replicas]`
     ReplicasFile {
-        /// false: this gateway is alone.
-        enabled: Setting<bool> = true,
+        /// Whether there are other gateways in front of the same streamers.
+        enabled: Setting<bool> = false,
 
         /// What the subjects begin with on which the gateways talk. Gateways with the same one are
         /// replicas of each other, so two deployments on one bus need two.
@@ -696,7 +696,7 @@ mod tests {
     #[test]
     fn all_defaults_can_be_read() {
         let text = "monolith = 'http://a'\n[[listener]]\naddress = '[::]:1'\n[[listener.tls]]\n\
-                    [[route]]\n[discovery.dns]\nname = 'a'\n[discovery.nats]\nurl = 'a'\n[discovery.kubernetes]\nservice = 'a'\n[replicas]\nurl = 'a'\n[pools.a.discovery.dns]\nname = 'a'";
+                    [[route]]\n[discovery.dns]\nname = 'a'\n[discovery.nats]\nurl = 'a'\n[discovery.kubernetes]\nservice = 'a'\n[pools.a.discovery.dns]\nname = 'a'";
         let document = Document::parse("x", text, &Environment::empty());
         let mut faults = document.faults;
         let mut file: FileConfig = Reader::root(&document.root, &mut faults);

@@ -29,7 +29,11 @@ fn each_part_is_named() {
         ("", "[limits]\nmessages = \"5/s\"", &["[limits] changed"]),
         ("", "[logins]\nrate = \"5/s\"", &["[logins] changed"]),
         ("", "[rebalance]\nmode = \"off\"", &["[rebalance] changed"]),
-        ("", "[replicas]\nurl = \"a\"", &["[replicas] changed"]),
+        (
+            "",
+            "[replicas]\nenabled = true\nurl = \"a\"",
+            &["[replicas] changed"],
+        ),
         ("", "[replicas]\nurl = \"a\"\nenabled = false", &[]),
         ("", "[health]\nfailures = 3", &["pool default changed"]),
         (

@@ -16,7 +16,7 @@ const WAIT: Duration = Duration::from_millis(100);
 
 fn bus(server: &NatsServer) -> Bus {
     let text = format!(
-        "monolith = \"http://a:1\"\nstreamers = [\"10.0.0.1:1\"]\n[replicas]\nurl = \"{}\"",
+        "monolith = \"http://a:1\"\nstreamers = [\"10.0.0.1:1\"]\n[replicas]\nenabled = true\nurl = \"{}\"",
         server.url()
     );
     let loaded = from_str("x", &text, &Environment::empty()).unwrap();
