@@ -96,7 +96,7 @@ tables! {
         /// Several gateways act as one: they find each other on a message bus and count the
         /// sessions of each streamer, the pace of logins and the limits of users and addresses
         /// together. While the bus is away each gateway counts alone.
-        replicas: ReplicasFile,
+        replicas: Box<ReplicasFile>,
 
         /// What SIGTERM does. Together it must fit in terminationGracePeriodSeconds, which is
         /// 30 s in Kubernetes when nothing else is said.
