@@ -135,10 +135,21 @@ impl Pool {
         }
     }
 
+    /// A heartbeat of the streamer at this address, which says how much of its machine's CPU is in
+    /// use. Of interest in comparison with the others only.
+    pub fn beat(&self, addr: StreamerAddr, percent: u8, now: Instant) {
+        let mut state = self.lock_at(now);
+        state.members.beat(&self.name, addr, percent.min(100), now);
+        self.settle(state);
+    }
+
     /// Lets time pass: ramps rise, old records are forgotten.
     pub fn advance(&self, now: Instant) {
         let mut state = self.lock_at(now);
         state.members.forget_old(now);
+        if state.members.cool(now) {
+            return self.settle(state);
+        }
         state.members.measure(&self.meters, &self.view.load(), now);
         let wakers = self.serve(&mut state);
         drop(state);

@@ -37,9 +37,11 @@ pub struct Share {
 }
 
 impl PoolView {
-    /// The streamers in rotation; others neither give nor get.
+    /// The streamers in rotation; others neither give nor get, and neither do those that are hot,
+    /// which have fewer sessions because they are to.
     pub fn levels(&self, now: Instant) -> Vec<Level> {
-        let eligible = self.entries.iter().filter(|entry| entry.eligible());
+        let entries = self.entries.iter();
+        let eligible = entries.filter(|entry| entry.eligible() && !entry.hot);
         eligible.map(|entry| level(entry, now)).collect()
     }
 }

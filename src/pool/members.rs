@@ -11,8 +11,9 @@ use crate::base::id::{PoolName, StreamerAddr, StreamerId};
 use super::{
     Pool, Settings,
     health::{Fault, Health, Outcome, Ramp},
+    heat::{Change, Heat},
     machine::{Machine, Transition},
-    meters::{self, PoolMeters, StreamerMeters},
+    meters::{self, HeatMeters, PoolMeters, StreamerMeters},
     pick::SplitMix,
     probing::{Pace, Probe, Schedule},
     streamer::{AdminState, Slots, Streamer},
@@ -33,6 +34,9 @@ struct Member {
     machine: Machine,
     schedule: Schedule,
     meters: StreamerMeters,
+    heat: Heat,
+    /// From the first heartbeat on.
+    heat_meters: Option<HeatMeters>,
 }
 
 /// What discovery says.
@@ -259,6 +263,64 @@ impl Members {
         transition
     }
 
+    /// See [`Pool::beat`].
+    pub(super) fn beat(&mut self, name: &PoolName, addr: StreamerAddr, percent: u8, now: Instant) {
+        let known = |member: &Member| member.streamer.addr == addr;
+        let others = self.listed().filter(|member| !known(member));
+        let others: Vec<_> = others
+            .filter_map(|member| member.heat.percent(now))
+            .collect();
+        let sum: f64 = others.iter().copied().map(f64::from).sum();
+        let mean = (!others.is_empty()).then(|| sum / as_f64(others.len()));
+        for (id, member) in &mut self.all {
+            if member.presence != Presence::Listed || !known(member) {
+                continue;
+            }
+            match member.heat.beat(percent, mean, now) {
+                Some(Change::Hot) => tracing::warn!(
+                    pool = %name, streamer = %id, percent, others = mean,
+                    "the machine of streamer {id} is at {percent} % of its CPU, the others' at \
+                     {:.0} %: it gets a quarter of its share of newcomers until it is better",
+                    mean.unwrap_or_default()
+                ),
+                Some(Change::Cool) => tracing::info!(
+                    pool = %name, streamer = %id, percent,
+                    "the machine of streamer {id} is at {percent} % of its CPU: it gets its share of \
+                     newcomers again"
+                ),
+                None => {}
+            }
+            let meters = member
+                .heat_meters
+                .get_or_insert_with(|| HeatMeters::new(name, id));
+            meters.cpu.set(f64::from(percent));
+            meters.hot.set(f64::from(u8::from(member.heat.is_hot())));
+        }
+    }
+
+    /// Forgets how hot those are who were not heard for long; returns whether there are any.
+    pub(super) fn cool(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for (id, member) in &mut self.all {
+            let before = member.heat;
+            if member.heat.expire(now).is_some() {
+                tracing::info!(
+                    streamer = %id,
+                    "nothing is heard of the CPU of streamer {id} any more: it gets its share of \
+                     newcomers again"
+                );
+            }
+            if member.heat != before {
+                any = true;
+                if let Some(meters) = &member.heat_meters {
+                    meters.cpu.set(0.0);
+                    meters.hot.set(0.0);
+                }
+            }
+        }
+        any
+    }
+
     /// Slow start protects a cold streamer while others carry the load. Where nobody does (the
     /// process starts, the whole pool comes back) it would only starve clients.
     pub(super) fn end_needless_ramps(&mut self, slow_start: Duration, now: Instant) {
@@ -300,12 +362,14 @@ impl Members {
             .count()
     }
 
-    pub(super) fn view(&self, name: &PoolName, limit: u32) -> PoolView {
+    pub(super) fn view(&self, name: &PoolName, limit: u32, now: Instant) -> PoolView {
         let entry = |member: &Member| Entry {
             streamer: member.streamer.clone(),
             admin: member.admin,
             health: member.machine.health(),
             limit,
+            cpu: member.heat.percent(now),
+            hot: member.heat.is_hot(),
         };
         PoolView {
             name: name.clone(),
@@ -422,6 +486,8 @@ impl Member {
             machine: Machine::new(now),
             schedule: Schedule::new(now),
             meters: StreamerMeters::new(name, id),
+            heat: Heat::default(),
+            heat_meters: None,
         }
     }
 
@@ -482,6 +548,7 @@ impl Member {
             self.admin = AdminState::Ready;
         }
         self.presence = Presence::Listed;
+        self.heat = Heat::default();
         self.machine.forget_proof(now);
         if !matches!(self.admin, AdminState::Maint { .. }) {
             self.schedule = Schedule::new(now);

@@ -115,6 +115,23 @@ pub(super) fn sessions(pool: &PoolName, streamer: &StreamerId) -> Gauge {
     names::STREAMER_SESSIONS.gauge(&[pool.as_str(), streamer.as_str()])
 }
 
+/// Of one streamer whose heartbeats are heard.
+#[derive(Debug)]
+pub(super) struct HeatMeters {
+    pub(super) cpu: Gauge,
+    pub(super) hot: Gauge,
+}
+
+impl HeatMeters {
+    pub(super) fn new(pool: &PoolName, streamer: &StreamerId) -> Self {
+        let labels = [pool.as_str(), streamer.as_str()];
+        Self {
+            cpu: names::STREAMER_CPU_PERCENT.gauge(&labels),
+            hot: names::STREAMER_HOT.gauge(&labels),
+        }
+    }
+}
+
 /// Of one streamer.
 #[derive(Debug)]
 pub(super) struct StreamerMeters {

@@ -2,7 +2,8 @@
 //!
 //! A [`Pool`] is a machine that others drive: discovery tells it who there is ([`Pool::apply`]), a
 //! prober asks what to do ([`Pool::due`]) and reports ([`Pool::probed`]), sessions report how real
-//! traffic went ([`Streamer::report`]), time passes by [`Pool::advance`]. Everybody else sees an
+//! traffic went ([`Streamer::report`]), the message bus how busy a machine is ([`Pool::beat`]), time
+//! passes by [`Pool::advance`]. Everybody else sees an
 //! immutable [`PoolView`]. Places are guards: [`Permit`] for a session, [`Expectation`] for a
 //! client about to become one, [`Ticket`] for one that waits.
 //!
@@ -16,6 +17,7 @@ mod care;
 mod demand;
 mod emptying;
 mod health;
+mod heat;
 pub mod level;
 pub mod logins;
 mod machine;
@@ -190,7 +192,7 @@ impl Pool {
             ..
         } = &mut *state;
         members.end_needless_ramps(settings.slow_start, *clock);
-        let view = members.view(&self.name, settings.sessions_per_streamer);
+        let view = members.view(&self.name, settings.sessions_per_streamer, *clock);
         members.measure(&self.meters, &view, *clock);
         state.none_up_since = match (view.any_eligible(), state.none_up_since) {
             (true, _) => None,

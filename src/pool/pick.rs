@@ -31,7 +31,8 @@ pub enum PickError {
 
 /// The streamer for a client with this wish: the preferred one while it is up and has room, then
 /// the one with the fewest sessions and expected ones among those that are up, then the same among
-/// those that are degraded. Ties are broken by `seed`, so that many gateways with the same picture
+/// those that are degraded. One that is hot gets a newcomer of these only now and then, a quarter of
+/// its share, as long as others have room. Ties are broken by `seed`, so that many gateways with the same picture
 /// do not all begin with the same streamer.
 pub(super) fn choose<'view>(
     view: &'view PoolView,
@@ -51,6 +52,7 @@ pub(super) fn choose<'view>(
     }
     let mut someone = false;
     let mut up = Fewest::new(seed);
+    let mut hot = Fewest::new(seed);
     let mut degraded = Fewest::new(seed);
     for entry in &view.entries {
         if !entry.eligible() || avoid.contains(&entry.streamer.id) {
@@ -61,13 +63,18 @@ pub(super) fn choose<'view>(
             continue;
         }
         match entry.health {
+            Health::Up { .. } if entry.hot => hot.offer(entry),
             Health::Up { .. } => up.offer(entry),
             Health::Degraded { .. } | Health::Unknown { .. } | Health::Down { .. } => {
                 degraded.offer(entry);
             }
         }
     }
-    match up.best.or(degraded.best) {
+    let best = match (up.best, hot.best) {
+        (Some(_), Some(spared)) if hot.load <= up.load && hot.is_drawn(&up) => Some(spared),
+        (cool, spared) => cool.or(spared),
+    };
+    match best.or(degraded.best) {
         Some(entry) => Ok(&entry.streamer),
         None if someone => Err(PickError::Full),
         None => Err(PickError::NoneUp),
@@ -88,6 +95,7 @@ struct Fewest<'view> {
     best: Option<&'view Entry>,
     load: u32,
     ties: u64,
+    offered: u64,
     random: SplitMix,
 }
 
@@ -97,12 +105,14 @@ impl<'view> Fewest<'view> {
             best: None,
             load: u32::MAX,
             ties: 0,
+            offered: 0,
             random: SplitMix(seed),
         }
     }
 
     fn offer(&mut self, entry: &'view Entry) {
         let load = entry.streamer.load();
+        self.offered += 1;
         if self.best.is_none() || load < self.load {
             self.best = Some(entry);
             self.load = load;
@@ -114,7 +124,16 @@ impl<'view> Fewest<'view> {
             }
         }
     }
+
+    /// Whether it is the turn of one of these, who are spared, though there are `others`.
+    fn is_drawn(&mut self, others: &Fewest<'_>) -> bool {
+        let shares = SPARED * (self.offered + others.offered);
+        self.random.below(shares) < self.offered
+    }
 }
+
+/// Who is spared gets one newcomer in place of this many.
+const SPARED: u64 = 4;
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014): plenty
 /// for breaking ties and for jitter, and reproducible in tests.

@@ -599,3 +599,75 @@ fn a_dying_streamer_counts_all_it_had_and_a_logout_its_few() {
     let permit = bench.pool.pick(&WHOLE, &[], bench.now).unwrap();
     assert_eq!(permit.streamer().lost(bench.now), 1);
 }
+
+/// Of 4,000 newcomers, each of whom leaves again at once, who gets how many.
+fn shares(bench: &Bench) -> BTreeMap<String, u32> {
+    let mut shares = BTreeMap::new();
+    for _ in 0..4000 {
+        let permit = bench.pool.pick(&WHOLE, &[], bench.now).unwrap();
+        *shares.entry(permit.streamer().id.to_string()).or_default() += 1;
+    }
+    shares
+}
+
+#[test]
+fn a_hot_streamer_gets_a_quarter_of_its_share_and_never_nothing() {
+    let mut bench = Bench::new(|settings| settings.slow_start = Duration::ZERO);
+    let address = |port| StreamerAddr(SocketAddr::from(([127, 0, 0, 1], port)));
+    let addresses: BTreeMap<StreamerId, _> = ["a", "b", "c", "d"]
+        .into_iter()
+        .zip(1..)
+        .map(|(name, port)| (name.into(), address(port)))
+        .collect();
+    bench.pool.apply(&addresses, bench.now);
+    bench.probe(|_, _| Ok(()));
+    let beats = |bench: &mut Bench, percents: [u8; 4]| {
+        for _ in 0..4 {
+            bench.pass(10_000);
+            bench.probe(|_, _| Ok(()));
+            for (address, percent) in addresses.values().zip(percents) {
+                bench.pool.beat(*address, percent, bench.now);
+            }
+        }
+    };
+    let hot = |bench: &Bench| {
+        let rows = bench.pool.report(bench.now).streamers;
+        let hot = rows.iter().filter(|row| row.hot).map(|row| row.id.clone());
+        hot.collect::<Vec<_>>()
+    };
+    beats(&mut bench, [95, 30, 40, 50]);
+    assert_eq!(hot(&bench), ["a"]);
+    assert_eq!(
+        bench.pool.report(bench.now).streamers[0].cpu_percent,
+        Some(95)
+    );
+    let spared = shares(&bench);
+    // A quarter of a quarter of 4,000.
+    assert!((190..310).contains(&spared["a"]), "{spared:?}");
+    // Not the one that is levelled to, either.
+    assert!(
+        bench
+            .pool
+            .view()
+            .levels(bench.now)
+            .iter()
+            .all(|level| level.id.as_str() != "a")
+    );
+    // Who was there before comes back there.
+    let wish = Wish {
+        preferred: Some("a".into()),
+        expected: None,
+    };
+    let back = bench.pool.pick(&wish, &[], bench.now).unwrap();
+    assert_eq!(back.streamer().id.as_str(), "a");
+    drop(back);
+    // It is the only one that has room.
+    let others = ["b", "c", "d"].map(StreamerId::from);
+    assert!(bench.pool.pick(&WHOLE, &others, bench.now).is_ok());
+    // Nothing is heard of it any more.
+    bench.pass(45_000);
+    bench.probe(|_, _| Ok(()));
+    assert_eq!(hot(&bench), [""; 0]);
+    assert_eq!(bench.pool.report(bench.now).streamers[0].cpu_percent, None);
+    assert!(shares(&bench)["a"] > 800);
+}

@@ -30,6 +30,10 @@ pub struct Entry {
     pub health: Health,
     /// Sessions it may hold when it is warm.
     pub limit: u32,
+    /// Percent of its machine's CPU, if its heartbeats are heard.
+    pub cpu: Option<u8>,
+    /// It gets fewer newcomers, because its CPU is far above the others'.
+    pub hot: bool,
 }
 
 impl Entry {
@@ -74,6 +78,8 @@ impl Entry {
             expected: self.streamer.expected(),
             capacity: if leaving { 0 } else { self.capacity(now) },
             limit: self.limit,
+            cpu_percent: self.cpu,
+            hot: self.hot,
         }
     }
 }
@@ -138,6 +144,11 @@ pub struct Row {
     pub capacity: u32,
     /// Sessions that it may hold when it is warm.
     pub limit: u32,
+    /// CPU of its machine, when the message bus tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<u8>,
+    /// It gets fewer newcomers because of that.
+    pub hot: bool,
 }
 
 /// A pool on the admin pages.

@@ -93,6 +93,8 @@ metrics! {
     STREAMER_LOGGED_IN = Gauge Count "streamer_logged_in" ["pool", "streamer"] "Sessions on the streamer whose user is logged in; counted every few seconds.";
     STREAMER_CAPACITY = Gauge Count "streamer_capacity" ["pool", "streamer"] "Sessions that the streamer may hold now (less than its limit while it starts slowly).";
     STREAMER_DRAINING = Gauge Count "streamer_draining" ["pool", "streamer"] "1 while the operator has the streamer emptied or kept empty.";
+    STREAMER_CPU_PERCENT = Gauge Count "streamer_cpu_percent" ["pool", "streamer"] "CPU of the streamer's machine in percent, as its last heartbeat on the message bus says; 0 when none was heard lately.";
+    STREAMER_HOT = Gauge Count "streamer_hot" ["pool", "streamer"] "1 while the streamer gets a quarter of its share of newcomers, because the CPU of its machine is far above the others'.";
     STREAMER_PROBES = Counter Count "streamer_probes_total" ["probe", "result"] "Probes sent: health or ddp; ok or failed.";
     STREAMER_FAILURES = Counter Count "streamer_failures_total" ["reason"] "Failures of real traffic: connect, handshake, timeout, reset.";
     STREAMER_TRANSITIONS = Counter Count "streamer_transitions_total" ["to"] "Changes of health: up, down, degraded.";
@@ -118,6 +120,7 @@ metrics! {
     NATS_CONNECTED = Gauge Count "nats_connected" ["source"] "1 while there is a connection to the message bus.";
     NATS_EVENTS = Counter Count "nats_events_total" ["source", "event"] "What happened to the connection to the message bus: connected, disconnected, failed (an attempt to connect), refused (credentials or permissions), lame_duck (its server is about to end), slow_consumer (messages were dropped).";
     NATS_PACKETS = Counter Count "nats_packets_total" ["source", "result"] "Packets from the message bus: ok, or why they were passed over: serialiser (neither JSON nor EJSON), version (of another protocol), malformed, sender (without a valid id), too_large.";
+    NATS_HEARD = Counter Count "nats_heard_total" ["source", "event"] "Events of Rocket.Chat's services that were heard on the message bus: forced_logout, client_version, socket (opened or logged in), other (of no interest: only their beginning was looked at), unusable (they cannot be read), dropped (too many at once).";
     AFFINITY = Counter Count "affinity_total" ["result"] "Where sessions went: kept (preferred streamer), moved (it had no room or health), new.";
 
     CONFIG_RELOADS = Counter Count "config_reloads_total" ["result"] "Configuration loads: ok, failed, unchanged.";
