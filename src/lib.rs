@@ -60,7 +60,8 @@
 //!   who only want to say, ask or hear something.
 //! - [`discovery`]: complete sets of streamers from a list, the DNS, a Service of Kubernetes or the
 //!   message bus; on the bus
-//!   the gateway only listens and asks who is there.
+//!   the gateway only listens and asks who is there. [`discovery::News`] is what is heard besides:
+//!   heartbeats weigh on the choice of a streamer, forced logouts are known as such.
 //! - [`proxy`]: [`proxy::Gateway`] takes a request through its phases; `relay` and `pump` carry a
 //!   session; [`proxy::registry`] knows the open ones.
 //! - [`control`], [`admin`]: the process and the pages that show and steer it.

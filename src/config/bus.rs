@@ -201,6 +201,7 @@ impl Builder<'_> {
             port: u16::try_from(file.port.given()?.value.0).unwrap_or(u16::MAX),
             networks: Ranges(networks.map(|network| network.value).collect()),
             heartbeat_timeout: file.heartbeat_timeout.value,
+            events: file.events.value,
         })
     }
 

@@ -168,7 +168,7 @@ tables! {
         /// Listen to the message bus that Rocket.Chat's services talk on. A streamer that is about
         /// to end says so there, before its sockets die. The gateway asks who is there and says
         /// nothing else. What other sources know besides is used as well.
-        nats: Option<NatsFile>,
+        nats: Option<Box<NatsFile>>,
 
         /// Watch the EndpointSlices of a Service. Unlike the DNS they say that a pod is about to end
         /// at the moment when that is decided, and its sessions are moved for as long as a preStop
@@ -220,6 +220,11 @@ tables! {
         /// Ranges of addresses that streamers have. Of several addresses of one streamer the first
         /// that is in a range is taken, and addresses in none are not believed. Empty: the first.
         networks: Setting<Many<IpNet>> = [],
+
+        /// Listen to what the services tell each other as well: who is logged out by force, that the
+        /// web client has a new version, how streamers see their clients. One streamer's copy of
+        /// what goes to all of them is heard, which is little beside what clients are sent.
+        events: Setting<bool> = true,
 
         /// Who the gateway logs in as. A user and a password may stand in `url` as well.
         user: Option<Setting<UserName>> | "ddp-gateway",

@@ -148,7 +148,7 @@ impl Builder<'_> {
     fn sources(&mut self, listed: &Maybe<Many<Endpoint>>, discovery: &DiscoveryFile) -> Sources {
         let (streamers, mut dns) = self.streamers(listed.given());
         dns.extend(discovery.dns.as_ref().and_then(|dns| self.dns(dns)));
-        let nats = discovery.nats.as_ref();
+        let nats = discovery.nats.as_deref();
         let listed = !matches!(listed, Maybe::Missing);
         let others = listed || discovery.dns.is_some() || discovery.kubernetes.is_some();
         self.nats_alone(nats, others);

@@ -18,6 +18,7 @@ use tracing::debug;
 use super::{
     banner, bounds,
     drain::{self, Exit, Progress},
+    events_task::{self, Events},
     listeners::Listeners,
     login_task, moves,
     pools::{Listings, Pools},
@@ -183,7 +184,8 @@ impl App {
         };
         // Nothing fails from here on.
         let listings = Listings::default();
-        let mut pools = Pools::new(listings.clone());
+        let (events, heard) = Events::channel();
+        let mut pools = Pools::new(listings.clone(), events);
         let start_secret = Secret::new(rand::random::<[u8; 32]>().to_vec());
         let snapshot = Snapshot::first(config.clone(), pools.apply(&config.pools), &start_secret);
         let (phase, phase_seen) = watch::channel(Phase::Running);
@@ -230,6 +232,7 @@ impl App {
         tokio::spawn(reload::run(inner.clone(), wished));
         tokio::spawn(upkeep::run(inner.clone()));
         tokio::spawn(login_task::run(inner.clone()));
+        tokio::spawn(events_task::run(inner.clone(), heard));
         tokio::spawn(moves::run(inner.clone()));
         Ok(Self {
             control: Control(inner),

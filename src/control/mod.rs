@@ -5,6 +5,7 @@ mod apply;
 mod banner;
 mod bounds;
 pub mod drain;
+mod events_task;
 pub mod listeners;
 mod login_task;
 mod moves;

@@ -17,10 +17,11 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
+pub use super::events_task::Events;
 use crate::{
     base::id::StreamerId,
     config::model,
-    discovery::{Discovery, Listing, Source},
+    discovery::{Discovery, Listing, News, Source, Tell},
     net::{
         dial::is_shortage,
         probe::{self, Patience, ProbeError},
@@ -48,16 +49,22 @@ pub fn settings(pool: &model::Pool) -> Settings {
 }
 
 /// Keeps `pool` up to date as `config` says, until the sender of `config` is dropped. `listing`
-/// shows what the sources of discovery say.
+/// shows what the sources of discovery say; what they hear that concerns clients goes to `events`.
 ///
 /// A changed configuration takes effect at once; sources of discovery that did not change run on.
 /// May be dropped at any time: that ends the probes and the look-ups.
 ///
 /// A pool that nobody looks after would keep its dead streamers in rotation, so a defect that
 /// panics in here costs a second and not the pool.
-pub async fn run(pool: Arc<Pool>, mut config: watch::Receiver<Arc<model::Pool>>, listing: Listing) {
+pub async fn run(
+    pool: Arc<Pool>,
+    mut config: watch::Receiver<Arc<model::Pool>>,
+    listing: Listing,
+    events: Events,
+) {
     loop {
-        let driven = AssertUnwindSafe(drive(&pool, &mut config, &listing)).catch_unwind();
+        let driven = drive(&pool, &mut config, &listing, &events);
+        let driven = AssertUnwindSafe(driven).catch_unwind();
         if driven.await.is_ok() {
             return;
         }
@@ -74,10 +81,12 @@ async fn drive(
     pool: &Arc<Pool>,
     config: &mut watch::Receiver<Arc<model::Pool>>,
     listing: &Listing,
+    events: &Events,
 ) {
+    let (tell, mut told) = Tell::channel();
     let sources = Source::of(&config.borrow_and_update());
     let mut driver = Driver {
-        discovery: Discovery::start(sources, listing.clone()),
+        discovery: Discovery::start(sources, listing.clone(), tell),
         probes: JoinSet::new(),
         kept: HashMap::new(),
         // What is known without asking anybody is used without delay.
@@ -106,6 +115,10 @@ async fn drive(
                 };
                 driver.apply_at = Some(Instant::now() + pause);
             }
+            Some(news) = told.recv() => match news {
+                News::Beat { address, cpu } => driver.pool.beat(address, cpu, Instant::now()),
+                News::Event(event) => events.tell(pool.name(), event),
+            },
             Some(done) = driver.probes.join_next() => driver.done(done),
             () = poll_fn(|cx| driver.pool.poll_hurried(cx)) => {}
             () = sleep_until(wake_at.into()) => {}

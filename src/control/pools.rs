@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::pool_task;
+use super::{events_task::Events, pool_task};
 use crate::{base::id::PoolName, config::model, discovery::Listing, pool::Pool};
 
 /// Every pool with the task that keeps it up to date.
@@ -16,6 +16,7 @@ use crate::{base::id::PoolName, config::model, discovery::Listing, pool::Pool};
 pub(super) struct Pools {
     running: BTreeMap<PoolName, Running>,
     listings: Listings,
+    events: Events,
 }
 
 /// What the sources of each pool say; a cheap handle.
@@ -42,10 +43,11 @@ struct Running {
 }
 
 impl Pools {
-    pub(super) fn new(listings: Listings) -> Self {
+    pub(super) fn new(listings: Listings, events: Events) -> Self {
         Self {
             running: BTreeMap::new(),
             listings,
+            events,
         }
     }
 
@@ -60,7 +62,7 @@ impl Pools {
             .map(|config| {
                 let running = match old.remove(&config.name) {
                     Some(running) => running.told(config),
-                    None => Running::start(config),
+                    None => Running::start(config, self.events.clone()),
                 };
                 let pool = running.pool.clone();
                 self.running.insert(config.name.clone(), running);
@@ -76,11 +78,12 @@ impl Pools {
 }
 
 impl Running {
-    fn start(config: &model::Pool) -> Self {
+    fn start(config: &model::Pool, events: Events) -> Self {
         let pool = Pool::new(pool_task::settings(config), Instant::now());
         let (sender, receiver) = watch::channel(Arc::new(config.clone()));
         let listing = Listing::default();
-        tokio::spawn(pool_task::run(pool.clone(), receiver, listing.clone()));
+        let task = pool_task::run(pool.clone(), receiver, listing.clone(), events);
+        tokio::spawn(task);
         Self {
             pool,
             config: sender,

@@ -10,6 +10,7 @@ mod dns;
 mod kubernetes;
 mod listing;
 pub mod nats;
+mod news;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,6 +25,8 @@ pub use self::{
     board::Kind,
     kubernetes::Trouble as KubernetesTrouble,
     listing::{ListedStreamer, Listing, SourceReport},
+    nats::Event,
+    news::{News, Tell},
 };
 use self::{board::Board, listing::Listed};
 use crate::{base::id::StreamerAddr, config};
@@ -81,6 +84,7 @@ impl Source {
 pub struct Discovery {
     running: Vec<Running>,
     listing: Listing,
+    tell: Tell,
     /// What was applied last.
     current: Endpoints,
     leaving: BTreeSet<StreamerAddr>,
@@ -95,12 +99,14 @@ struct Running {
 }
 
 impl Discovery {
-    /// Starts the sources, and has `listing` show what they say. Must be called within a tokio
-    /// runtime.
-    pub fn start(sources: Vec<Source>, listing: Listing) -> Self {
+    /// Starts the sources, and has `listing` show what they say. What they hear besides goes to
+    /// `tell`. Must be called within a tokio runtime.
+    pub fn start(sources: Vec<Source>, listing: Listing, tell: Tell) -> Self {
+        let start = |source| Running::start(source, &tell);
         let discovery = Self {
-            running: sources.into_iter().map(Running::start).collect(),
+            running: sources.into_iter().map(start).collect(),
             listing,
+            tell,
             current: Endpoints::default(),
             leaving: BTreeSet::new(),
         };
@@ -117,7 +123,7 @@ impl Discovery {
             .map(
                 |source| match before.iter().position(|old| old.source == source) {
                     Some(same) => before.swap_remove(same),
-                    None => Running::start(source),
+                    None => Running::start(source, &self.tell),
                 },
             )
             .collect();
@@ -197,7 +203,7 @@ impl Discovery {
 }
 
 impl Running {
-    fn start(source: Source) -> Self {
+    fn start(source: Source, tell: &Tell) -> Self {
         let (announce, announced) = watch::channel(Announcement::default());
         let mut task = JoinSet::new();
         match &source {
@@ -215,7 +221,9 @@ impl Running {
             }
             Source::Nats(nats) => {
                 let board = Board::new(source.kind(), &source.name(), announce);
-                task.spawn(nats::run(nats::Bus::new((**nats).clone()), board));
+                let (bus, ear) = nats::Bus::telling((**nats).clone(), tell.clone());
+                task.spawn(nats::run(bus, board));
+                ear.map(|ear| task.spawn(ear.run()));
             }
             Source::Kubernetes(service) => {
                 let board = Board::new(source.kind(), &source.name(), announce);
@@ -248,7 +256,9 @@ mod tests {
 
     use tokio::{sync::watch, task::JoinSet};
 
-    use super::{Announcement, Discovery, Endpoints, Host, Listing, Running, Seen, Source, Status};
+    use super::{
+        Announcement, Discovery, Endpoints, Host, Listing, Running, Seen, Source, Status, Tell,
+    };
     use crate::base::id::StreamerAddr;
 
     fn address(port: u16) -> SocketAddr {
@@ -293,7 +303,7 @@ mod tests {
     #[test]
     fn who_is_about_to_end_is_in_no_set_unless_nobody_else_is() {
         let sources = vec![Source::Fixed(endpoints(&[1, 2]))];
-        let mut discovery = Discovery::start(sources, Listing::default());
+        let mut discovery = Discovery::start(sources, Listing::default(), Tell::channel().0);
         let source = told(&mut discovery);
         let says = |leaving: &[u16]| {
             source(Seen {
@@ -314,7 +324,7 @@ mod tests {
     #[test]
     fn a_source_without_addresses_is_completed_by_one_that_has_them() {
         let sources = vec![Source::Fixed(endpoints(&[1, 2]))];
-        let mut discovery = Discovery::start(sources, Listing::default());
+        let mut discovery = Discovery::start(sources, Listing::default(), Tell::channel().0);
         let (pods, bus) = (told(&mut discovery), told(&mut discovery));
         let host = |port: Option<u16>, leaving| Host {
             address: port.map(|port| StreamerAddr(address(port))),
@@ -337,7 +347,7 @@ mod tests {
     async fn other_sources_take_over_at_once_when_they_need_nobody() {
         let listing = Listing::default();
         let source = |ports| vec![Source::Fixed(endpoints(ports))];
-        let mut discovery = Discovery::start(source(&[1, 2]), listing.clone());
+        let mut discovery = Discovery::start(source(&[1, 2]), listing.clone(), Tell::channel().0);
         assert_eq!(discovery.endpoints(), &endpoints(&[1, 2]));
         discovery.replace(source(&[2, 3]));
         assert_eq!(discovery.endpoints(), &endpoints(&[2, 3]));

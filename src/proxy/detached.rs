@@ -76,6 +76,12 @@ impl Detached {
         self.names.remove(name, holder);
     }
 
+    /// Who has the session of this name, or another one with the same hash. `newest` is the session
+    /// that came last.
+    pub(super) fn holder(&self, name: &str, newest: SessionId) -> Option<SessionId> {
+        self.names.find(name, newest)
+    }
+
     /// What `connect` asks for, if there is such a session and `newcomer` may be its client.
     pub(super) fn find(
         &self,

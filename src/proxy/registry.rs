@@ -256,6 +256,11 @@ impl Registry {
         }
     }
 
+    /// The id of the session that came last, if there was one.
+    pub(super) fn newest(&self) -> SessionId {
+        SessionId(self.last.load(Ordering::Relaxed))
+    }
+
     pub fn len(&self) -> usize {
         self.sessions.len()
     }

@@ -270,6 +270,11 @@ impl State {
             mailbox.register(cx.waker());
         }
         match mailbox.take() {
+            // Whoever sends it knows a hash of the session's name only.
+            Some(Command::Close {
+                reason: Disconnect::ForcedLogout,
+                ..
+            }) if !self.is_forced_out(now) => {}
             Some(Command::Close { reason, after }) => {
                 self.session.handle_order(reason, after, now);
             }
@@ -630,12 +635,16 @@ impl State {
         if is_closing(&self.session) {
             return;
         }
+        if self.is_forced_out(now) {
+            return self.session.close(Disconnect::ForcedLogout, now);
+        }
         leg.permit.streamer().report(Outcome::Reset, now);
         // Each client at a random moment, over a time in which as many may log in.
         let streamer = leg.permit.streamer();
         let logins = &self.registration.shared().logins;
         let spread = logins.spread(&streamer.id, streamer.lost(now), now);
         let delay = spread.mul_f64(rand::random::<f64>());
+        let delay = delay.max(self.registration.shared().forced_logouts.patience());
         self.session.handle_leg_lost(delay, now);
     }
 

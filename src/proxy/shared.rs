@@ -18,7 +18,7 @@ use super::{
     detached::Detached,
     introduction::Introductions,
     meters::{MoveMeters, RequestMeters},
-    registry::Registry,
+    registry::{Entry, Registry},
     snapshot::Snapshot,
 };
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
         logins::{LoginSettings, Logins},
     },
     session::{
-        QuotaRules, Quotas, Rules, Side, Timeouts,
+        ForcedLogouts, QuotaRules, Quotas, Rules, Side, Timeouts,
         limits::Allowance,
         quota::{Abuse, Quota},
     },
@@ -59,6 +59,8 @@ pub struct Shared {
     pub(super) detached: Detached,
     /// Who may log in; for all pools.
     pub logins: Arc<Logins>,
+    /// Who was logged out by force lately.
+    pub forced_logouts: ForcedLogouts,
     /// Who has asked for how much.
     pub quotas: Arc<Quotas>,
     pub budget: Arc<Budget>,
@@ -77,6 +79,8 @@ impl Shared {
         let config = snapshot.config.clone();
         let budget = Arc::new(Budget::new(config.websocket.buffer_total));
         let terms = LiveTerms::new(Terms::new(&config));
+        let forced_logouts = ForcedLogouts::default();
+        forced_logouts.expect(hears_events(&config));
         Arc::new(Self {
             snapshot: ArcSwap::new(snapshot),
             terms,
@@ -85,6 +89,7 @@ impl Shared {
             logins: Logins::new(login_settings(&config.logins), Instant::now()),
             quotas: Arc::new(Quotas::new(rand::random(), Instant::now())),
             detached: Detached::default(),
+            forced_logouts,
             budget,
             attaching: Semaphore::new(ATTACHING),
             tasks: TaskTracker::new(),
@@ -99,9 +104,17 @@ impl Shared {
         self.budget
             .set_limit(snapshot.config.websocket.buffer_total);
         self.terms.set(Terms::new(&snapshot.config));
+        self.forced_logouts.expect(hears_events(&snapshot.config));
         self.logins
             .reconfigure(login_settings(&snapshot.config.logins), Instant::now());
         self.snapshot.store(snapshot);
+    }
+
+    /// The session that its client or its streamer calls so, as far as that is known: it may be
+    /// another one with the same hash.
+    pub fn find_named(&self, name: &str) -> Option<Arc<Entry>> {
+        let newest = self.registry.newest();
+        self.registry.find(self.detached.holder(name, newest)?)
     }
 
     /// Whether a new client has a chance, be it of a place or of its turn to log in.
@@ -256,6 +269,12 @@ impl Meters {
     pub(super) fn closed(&self, reason: &'static str, by: Side) -> Counter {
         names::SESSIONS_CLOSED.counter(&[reason, by.label()])
     }
+}
+
+/// Whether somebody listens to what the services tell each other.
+fn hears_events(config: &Config) -> bool {
+    let buses = config.pools.iter().filter_map(|pool| pool.nats.as_ref());
+    buses.into_iter().any(|nats| nats.events)
 }
 
 /// What the configuration of logins means to [`Logins`].

@@ -46,6 +46,8 @@ pub enum Disconnect {
     StreamerDrain,
     /// The user's token is refused on another streamer: the client's own login has to find out.
     LoggedOut,
+    /// The user, or this session, was logged out by force: the client's own login has to find out.
+    ForcedLogout,
     /// The client came back on another socket.
     Resumed,
     /// An operator ended the session.
@@ -80,7 +82,8 @@ impl Disconnect {
             | Self::Resumed
             | Self::ClientSilent
             | Self::NoConnect
-            | Self::LoggedOut => 1001,
+            | Self::LoggedOut
+            | Self::ForcedLogout => 1001,
             Self::ClientProtocol(error) => error.close_code().0,
             Self::NotConnect | Self::Malformed => 1002,
             Self::Unreadable => 1007,
@@ -122,6 +125,7 @@ impl Disconnect {
             Self::Drain => "gateway restarts, reconnect",
             Self::StreamerDrain => "server is being emptied, reconnect",
             Self::LoggedOut => "session ended, log in again",
+            Self::ForcedLogout => "logged out by the server, log in again",
             Self::Operator => "closed by the operator, reconnect",
         }
     }
@@ -150,6 +154,7 @@ impl Disconnect {
             Self::Drain => "drain",
             Self::StreamerDrain => "streamer_drain",
             Self::LoggedOut => "logged_out",
+            Self::ForcedLogout => "forced_logout",
             Self::Operator => "operator",
         }
     }
@@ -157,9 +162,10 @@ impl Disconnect {
     pub fn by(self) -> Side {
         match self {
             Self::ClientClosed(_) | Self::ClientGone | Self::Resumed => Side::Client,
-            Self::StreamerClosed(_) | Self::StreamerLost | Self::StreamerProtocol(_) => {
-                Side::Streamer
-            }
+            Self::StreamerClosed(_)
+            | Self::StreamerLost
+            | Self::StreamerProtocol(_)
+            | Self::ForcedLogout => Side::Streamer,
             Self::ClientSilent
             | Self::ClientProtocol(_)
             | Self::NotConnect

@@ -309,6 +309,13 @@ impl Session {
         };
     }
 
+    /// The client has not been told yet why it is closed, and the reason is another one.
+    pub fn reconsider(&mut self, reason: Disconnect) {
+        if let Phase::Closing(first) = &mut self.phase {
+            *first = reason;
+        }
+    }
+
     /// The client's connection is over: there is nobody left to tell.
     pub fn end(&mut self, reason: Disconnect) {
         let reason = match self.phase {

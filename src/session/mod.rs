@@ -14,6 +14,7 @@
 mod book;
 mod client;
 pub mod disconnect;
+mod forced;
 pub mod journal;
 pub mod limits;
 mod machine;
@@ -25,6 +26,7 @@ mod turn;
 
 pub use client::Passage;
 pub use disconnect::{Disconnect, Side};
+pub use forced::ForcedLogouts;
 pub use journal::Journal;
 pub use limits::Limiter;
 pub use machine::{Action, LoginState, Phase, Rules, Session, Timeouts, Verdict};

@@ -3,7 +3,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use ddp_gateway::{control::pool_task, discovery::Listing, pool::Pool};
+use ddp_gateway::{
+    control::pool_task::{self, Events},
+    discovery::Listing,
+    pool::Pool,
+};
 use rustix::process::Signal;
 use tokio::sync::watch;
 
@@ -29,7 +33,12 @@ async fn a_stopped_process_is_out_and_its_return_is_used_in_time() {
     let config = Arc::new(config.pools[0].clone());
     let pool = Pool::new(pool_task::settings(&config), std::time::Instant::now());
     let (_config, changes) = watch::channel(config);
-    tokio::spawn(pool_task::run(pool.clone(), changes, Listing::default()));
+    tokio::spawn(pool_task::run(
+        pool.clone(),
+        changes,
+        Listing::default(),
+        Events::default(),
+    ));
     let serves = |backend: &Backend| {
         let view = pool.view();
         let mut eligible = view.entries.iter().filter(|entry| entry.eligible());

@@ -11,7 +11,7 @@ use ddp_gateway::{
         streamer::{Streamer, StreamerOptions},
         workspace::Workspace,
     },
-    discovery::{Discovery, Endpoints, Listing, Source},
+    discovery::{Discovery, Endpoints, Listing, Source, Tell},
 };
 use serde_json::{Value, json};
 
@@ -55,7 +55,7 @@ impl Watching {
     fn start(sources: Vec<Source>) -> Self {
         let listing = Listing::default();
         Self {
-            discovery: Discovery::start(sources, listing.clone()),
+            discovery: Discovery::start(sources, listing.clone(), Tell::channel().0),
             listing,
         }
     }

@@ -15,7 +15,7 @@ use std::{
 use ddp_gateway::{
     base::id::{PoolName, StreamerAddr},
     config::model,
-    control::pool_task,
+    control::pool_task::{self, Events},
     demo::streamer::{Mode, Streamer, StreamerOptions},
     discovery::Listing,
     pool::{Health, Outcome, Pool, Wish},
@@ -51,7 +51,12 @@ impl Running {
     fn start(config: model::Pool) -> Self {
         let pool = Pool::new(pool_task::settings(&config), Instant::now());
         let (config, changes) = watch::channel(Arc::new(config));
-        let task = tokio::spawn(pool_task::run(pool.clone(), changes, Listing::default()));
+        let task = tokio::spawn(pool_task::run(
+            pool.clone(),
+            changes,
+            Listing::default(),
+            Events::default(),
+        ));
         Self { pool, config, task }
     }
 

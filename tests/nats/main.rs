@@ -7,6 +7,7 @@
 mod bus;
 mod check;
 mod credentials;
+mod events;
 mod listener;
 mod micro;
 mod moleculer;

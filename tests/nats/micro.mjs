@@ -20,6 +20,12 @@ await connection.flush();
 const say = (answer) => process.stdout.write(`${JSON.stringify(answer)}\n`);
 
 const orders = {
+  /** Tells all services, as Rocket.Chat's `api.broadcast` does. */
+  async broadcast({ event, args }) {
+    connection.publish(`event.${event}`, JSON.stringify(args));
+    await connection.flush();
+    return {};
+  },
   async stop() {
     await service.stop();
     return {};
@@ -28,6 +34,7 @@ const orders = {
 
 say({ id });
 for await (const order of createInterface({ input: process.stdin })) {
-  say(await orders[order]());
+  const [name, argument] = order.split(/ (.*)/);
+  say(await orders[name](argument && JSON.parse(argument)));
 }
 process.exit(0);

@@ -1,7 +1,7 @@
 // A Moleculer node as Rocket.Chat's services are: protocol 4, EJSON, one service.
 //
-// Argument: JSON {url, namespace, host, address, service, serializer}. Orders come as lines on the
-// standard input, and each is answered by a line with JSON on the standard output.
+// Argument: JSON {url, namespace, host, address, service, events, serializer}. Orders come as lines on
+// the standard input, a word and JSON, and each is answered by a line with JSON on the standard output.
 
 import { randomUUID } from "node:crypto";
 import { createRequire } from "node:module";
@@ -69,17 +69,28 @@ const orders = {
   async look() {
     return { nodes: broker.registry.nodes.list({}).map((node) => node.id), complaints };
   },
+  /** Tells all services, as Rocket.Chat's `api.broadcast` does: the arguments are one array. */
+  async broadcast({ event, args }) {
+    await broker.broadcast(event, args);
+    return {};
+  },
+  /** Heartbeats say that this is how busy the machine is, in percent. */
+  async cpu(percent) {
+    broker.getCpuUsage = async () => ({ avg: percent });
+    return {};
+  },
 };
 
 broker.createService({
   name: plan.service,
   settings: { since: new Date() },
   actions: { x: () => "y" },
-  events: { stream() {}, "user.forceLogout"() {} },
+  events: Object.fromEntries(plan.events.map((name) => [name, () => {}])),
 });
 await broker.start();
 say({ id: broker.nodeID });
 for await (const order of createInterface({ input: process.stdin })) {
-  say(await orders[order]());
+  const [name, argument] = order.split(/ (.*)/);
+  say(await orders[name](argument && JSON.parse(argument)));
 }
 process.exit(0);

@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     /// Address of its host.
     pub(crate) address: String,
     pub(crate) service: &'static str,
+    /// What the service listens for.
+    pub(crate) events: &'static [&'static str],
     /// Another serialiser than EJSON.
     pub(crate) serializer: Option<&'static str>,
 }
@@ -34,7 +36,18 @@ impl Plan {
             host: format!("pod-{}", address.replace('.', "-")),
             address,
             service: "streamer",
+            events: &["stream", "user.forceLogout", "meteor.clientVersionUpdated"],
             serializer: None,
+        }
+    }
+
+    /// A node that is told of logins and sockets.
+    pub(crate) fn monolith(url: &str) -> Self {
+        Self {
+            host: "rocketchat-1".to_owned(),
+            service: "sau-monitor",
+            events: &["accounts.login", "socket.connected"],
+            ..Self::streamer(url, "127.0.0.9")
         }
     }
 }
@@ -67,7 +80,8 @@ impl Node {
         );
         let arguments = json!({
             "url": plan.url, "namespace": plan.namespace, "host": plan.host,
-            "address": plan.address, "service": plan.service, "serializer": plan.serializer,
+            "address": plan.address, "service": plan.service, "events": plan.events,
+            "serializer": plan.serializer,
         });
         let mut child = Command::new("node")
             .arg(folder.join(script))
@@ -112,6 +126,17 @@ impl Node {
             all.map(|text| text.as_str().unwrap().to_owned()).collect()
         };
         (texts(&seen["nodes"]), texts(&seen["complaints"]))
+    }
+
+    /// Tells all services on the bus.
+    pub(crate) async fn broadcast(&mut self, event: &str, args: Value) {
+        let said = json!({"event": event, "args": args});
+        self.order(&format!("broadcast {said}")).await;
+    }
+
+    /// From now on its heartbeats say that its machine is so busy, in percent.
+    pub(crate) async fn cpu(&mut self, percent: u8) {
+        self.order(&format!("cpu {percent}")).await;
     }
 
     async fn order(&mut self, order: &str) -> Value {

@@ -28,6 +28,8 @@ pub struct Nats {
     pub networks: Ranges,
     /// A streamer that is not heard for this long has gone.
     pub heartbeat_timeout: Duration,
+    /// Listen to what the services tell each other.
+    pub events: bool,
 }
 
 /// What the services on the bus speak.

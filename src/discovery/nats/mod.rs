@@ -3,12 +3,16 @@
 //! The gateway listens. Under Moleculer, all that it ever publishes is `DISCOVER`, which every node
 //! answers and none remembers; so nobody expects a heartbeat or anything else of it, and services
 //! are not balanced to it. `packet`, `nodes` and `roll` decide, without a socket and without a
-//! clock; [`crate::bus`] has the connection.
+//! clock; [`crate::bus`] has the connection. `ear` listens to what the services tell each other, of
+//! which `event` finds what is of use and `rota` whose copy is heard.
 
+mod ear;
+mod event;
 mod meters;
 mod nodes;
 mod packet;
 mod roll;
+mod rota;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -20,15 +24,18 @@ use futures_util::{
     FutureExt as _, StreamExt as _,
     stream::{BoxStream, SelectAll},
 };
-use tokio::time::sleep_until;
+use tokio::{sync::watch, time::sleep_until};
 
+pub(super) use self::ear::Ear;
+pub use self::event::Event;
 use self::{
+    event::Hearers,
     meters::Meters,
     nodes::{Ask, Nodes, Terms},
     packet::{Packet, Subjects, Topic},
     roll::Roll,
 };
-use super::{Board, RETRY_FIRST, Seen, SourceError};
+use super::{Board, News, RETRY_FIRST, Seen, SourceError, Tell};
 use crate::{
     bus::{Link, LinkError, Messages, Turn, jitter},
     config::model::{Broker, Nats},
@@ -44,6 +51,10 @@ pub(super) struct Bus {
     roll: Roll,
     /// What the server does not let us hear.
     forbidden: Option<String>,
+    /// For heartbeats.
+    tell: Option<Tell>,
+    /// Whose copies of events could be heard.
+    hearers: watch::Sender<Hearers>,
 }
 
 /// What is on a bus at one time.
@@ -66,7 +77,7 @@ pub(super) async fn run(mut bus: Bus, board: Board) {
         let why = match ended {
             Ok(error) => error.into(),
             Err(_panic) => {
-                bus = Bus::new(bus.nats.clone());
+                bus.begin_anew();
                 SourceError::Defect
             }
         };
@@ -118,9 +129,26 @@ impl Bus {
             nodes: Nodes::new(Terms::new(&nats, &own)),
             roll: Roll::default(),
             forbidden: None,
+            tell: None,
+            hearers: watch::Sender::default(),
             own,
             nats,
         }
+    }
+
+    /// One that tells what it hears, and an ear for events if they are wanted.
+    pub(super) fn telling(nats: Nats, tell: Tell) -> (Self, Option<Ear>) {
+        let mut bus = Self::new(nats.clone());
+        let hearers = bus.hearers.subscribe();
+        let ear = nats.events.then(|| Ear::new(nats, hearers, tell.clone()));
+        bus.tell = Some(tell);
+        (bus, ear)
+    }
+
+    /// Forgets what was learned.
+    fn begin_anew(&mut self) {
+        self.nodes = Nodes::new(Terms::new(&self.nats, &self.own));
+        self.roll = Roll::default();
     }
 
     /// One connection from its beginning to its end.
@@ -181,6 +209,7 @@ impl Bus {
             {
                 told_at = Some(now);
                 self.tell(board, self.nodes.seen(), now);
+                self.tell_hearers();
             }
             let wake_at = self.nodes.next_due().map_or(ask_at, |due| due.min(ask_at));
             tokio::select! {
@@ -208,6 +237,15 @@ impl Bus {
     fn handle(&mut self, packet: Packet) -> Ask {
         if let Packet::Disconnect { sender } = &packet {
             tracing::debug!(node = %sender, "a node leaves the message bus");
+        }
+        if let Packet::Heartbeat {
+            sender,
+            cpu: Some(cpu),
+        } = &packet
+            && let (Some(tell), Some(address)) = (&self.tell, self.nodes.address_of(sender))
+        {
+            // The next one comes in ten seconds.
+            let _ = tell.say(News::Beat { address, cpu: *cpu });
         }
         self.nodes.handle(packet, Instant::now())
     }
@@ -299,6 +337,18 @@ impl Bus {
             }
             Turn::Ended => Turned::Over,
         }
+    }
+
+    fn tell_hearers(&self) {
+        if !self.nats.events {
+            return;
+        }
+        let now = self.nodes.hearers();
+        self.hearers.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
     }
 
     fn tell(&self, board: &Board, seen: Seen, now: Instant) {

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::packet::{Info, Packet};
+use super::{
+    event::{Hearers, Hears},
+    packet::{Info, Packet},
+};
 use crate::{
     base::id::StreamerAddr,
     config::model::{Nats, Ranges},
@@ -22,7 +25,7 @@ pub(super) struct Nodes {
     terms: Terms,
     streamers: BTreeMap<String, Streamer>,
     /// Nodes without sockets of clients, so that their heartbeats surprise nobody.
-    others: BTreeMap<String, Instant>,
+    others: BTreeMap<String, Other>,
     /// Nodes that were heard and are not known, and when they were asked who they are.
     asked: BTreeMap<String, Instant>,
     /// Who said goodbye, and until when that is told.
@@ -51,6 +54,13 @@ struct Streamer {
     instance: String,
     sequence: u64,
     heard: Instant,
+    hears: Hears,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Other {
+    heard: Instant,
+    hears: Hears,
 }
 
 #[derive(Clone, Debug)]
@@ -123,7 +133,7 @@ impl Nodes {
                 self.handle_info(info, now);
                 Ask::Nobody
             }
-            Packet::Heartbeat { sender } => self.handle_heartbeat(sender, now),
+            Packet::Heartbeat { sender, .. } => self.handle_heartbeat(sender, now),
             Packet::Disconnect { sender } => {
                 if let Some(streamer) = self.streamers.remove(&sender) {
                     self.leaves(sender, streamer, now);
@@ -152,7 +162,11 @@ impl Nodes {
                 self.leaves(info.sender.clone(), streamer, now);
             }
             if self.others.len() < MOST_OTHERS || self.others.contains_key(&info.sender) {
-                self.others.insert(info.sender, now);
+                let other = Other {
+                    heard: now,
+                    hears: info.hears,
+                };
+                self.others.insert(info.sender, other);
             }
             return;
         }
@@ -168,6 +182,7 @@ impl Nodes {
             instance: info.instance,
             sequence: info.sequence,
             heard: now,
+            hears: info.hears,
         };
         self.changed |= known
             .is_none_or(|known| (known.address, &known.host) != (streamer.address, &streamer.host));
@@ -189,8 +204,8 @@ impl Nodes {
             streamer.heard = now;
             return Ask::Nobody;
         }
-        if let Some(heard) = self.others.get_mut(&sender) {
-            *heard = now;
+        if let Some(other) = self.others.get_mut(&sender) {
+            other.heard = now;
             return Ask::Nobody;
         }
         self.asked.retain(|_, at| now < *at + ASK_AGAIN);
@@ -217,7 +232,9 @@ impl Nodes {
     pub(super) fn next_due(&self) -> Option<Instant> {
         let silent = self.connected.and_then(|since| {
             let heard = self.streamers.values().map(|streamer| streamer.heard);
-            let first = heard.chain(self.others.values().copied()).min()?;
+            let first = heard
+                .chain(self.others.values().map(|other| other.heard))
+                .min()?;
             Some(first.max(since) + self.terms.timeout)
         });
         let left = self.left.values().map(|left| left.until);
@@ -234,7 +251,7 @@ impl Nodes {
             let before = self.streamers.len();
             self.streamers.retain(|_, streamer| !silent(streamer.heard));
             self.changed |= self.streamers.len() != before;
-            self.others.retain(|_, heard| !silent(*heard));
+            self.others.retain(|_, other| !silent(other.heard));
             if !self.heard && now >= since + PATIENCE {
                 self.heard = true;
                 self.changed = true;
@@ -243,6 +260,21 @@ impl Nodes {
         let before = self.left.len();
         self.left.retain(|_, left| now < left.until);
         self.changed |= self.left.len() != before;
+    }
+
+    /// Where a streamer is.
+    pub(super) fn address_of(&self, node: &str) -> Option<StreamerAddr> {
+        self.streamers.get(node)?.address
+    }
+
+    /// The nodes that get copies of events of interest.
+    pub(super) fn hearers(&self) -> Hearers {
+        let streamers = self.streamers.iter().map(|(id, node)| (id, node.hears));
+        let others = self.others.iter().map(|(id, node)| (id, node.hears));
+        let all = streamers
+            .chain(others)
+            .filter(|(_, hears)| !hears.is_empty());
+        Hearers(all.map(|(id, hears)| (id.clone(), hears)).collect())
     }
 
     /// Whether it is time to tell what is known: not while the first answers are on their way.
@@ -302,7 +334,10 @@ mod tests {
     use super::{Ask, MOST_ASKED, MOST_STREAMERS, Nodes, PATIENCE, TELL_FOR, Terms};
     use crate::{
         config::model::Ranges,
-        discovery::nats::packet::{Info, Packet},
+        discovery::nats::{
+            event::Hears,
+            packet::{Info, Packet},
+        },
     };
 
     const TIMEOUT: Duration = Duration::from_secs(30);
@@ -325,12 +360,14 @@ mod tests {
             sequence,
             streams,
             addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+            hears: Hears::default(),
         })
     }
 
     fn heartbeat(sender: &str) -> Packet {
         Packet::Heartbeat {
             sender: sender.to_owned(),
+            cpu: None,
         }
     }
 

@@ -2,9 +2,11 @@
 //!
 //! Upstream: `moleculerjs/moleculer:src/packets.js`, `src/transit.js`, at 0.14.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::event::Hears;
 
 /// The subjects of one namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +18,14 @@ pub(super) struct Subjects {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Packet {
     Info(Info),
-    Heartbeat { sender: String },
-    Disconnect { sender: String },
+    /// `cpu`: of the node's machine, in percent.
+    Heartbeat {
+        sender: String,
+        cpu: Option<u8>,
+    },
+    Disconnect {
+        sender: String,
+    },
 }
 
 /// What a node says about itself.
@@ -33,6 +41,8 @@ pub(super) struct Info {
     pub(super) streams: bool,
     /// In the order of the node's interfaces.
     pub(super) addresses: Vec<IpAddr>,
+    /// Of the events that are of interest, those of which this node gets a copy.
+    pub(super) hears: Hears,
 }
 
 /// Which packet a subject carries.
@@ -97,6 +107,11 @@ impl Subjects {
         ]
     }
 
+    /// Where a node gets its copies of events.
+    pub(super) fn events_of(&self, node: &str) -> String {
+        format!("{}.EVENT.{node}", self.prefix)
+    }
+
     /// Where every node hears a DISCOVER, or only this one.
     pub(super) fn discover(&self, node: Option<&str>) -> String {
         match node {
@@ -144,7 +159,10 @@ pub(super) fn parse(topic: Topic, payload: &[u8]) -> Result<Packet, Unusable> {
         return Err(Unusable::Sender);
     }
     Ok(match topic {
-        Topic::Heartbeat => Packet::Heartbeat { sender },
+        Topic::Heartbeat => Packet::Heartbeat {
+            sender,
+            cpu: percent(&head.cpu),
+        },
         Topic::Disconnect => Packet::Disconnect { sender },
         Topic::Info => {
             let body: Body = serde_json::from_slice(payload).map_err(|_| Unusable::Malformed)?;
@@ -157,6 +175,19 @@ pub(super) fn parse(topic: Topic, payload: &[u8]) -> Result<Packet, Unusable> {
 struct Head {
     ver: String,
     sender: String,
+    #[serde(default)]
+    cpu: serde_json::Value,
+}
+
+/// Nodes that cannot tell say `null`.
+fn percent(cpu: &serde_json::Value) -> Option<u8> {
+    let cpu = cpu.as_f64().filter(|cpu| (0.0..=100.0).contains(cpu))?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is between 0 and 100"
+    )]
+    Some(cpu.round() as u8)
 }
 
 #[derive(Deserialize)]
@@ -175,6 +206,8 @@ struct Body {
 #[derive(Deserialize)]
 struct Service {
     name: String,
+    #[serde(default)]
+    events: Option<BTreeMap<String, IgnoredAny>>,
 }
 
 impl Body {
@@ -183,12 +216,15 @@ impl Body {
             .hostname
             .filter(|host| !host.is_empty() && host.len() <= LONGEST_ID);
         let addresses = self.ip_list.iter().take(MOST_ADDRESSES);
+        let services = self.services.iter();
+        let events = services.filter_map(|service| service.events.as_ref());
         Info {
             host: host.unwrap_or_else(|| host_of(&sender).to_owned()),
             instance: self.instance.unwrap_or_default(),
             sequence: self.seq.unwrap_or_default(),
             streams: self.services.iter().any(|service| service.name == STREAMER),
             addresses: addresses.filter_map(|text| text.parse().ok()).collect(),
+            hears: Hears::of(events.flatten().map(|(name, _)| name.as_str())),
             sender,
         }
     }
@@ -196,7 +232,7 @@ impl Body {
 
 /// Rocket.Chat's name for the service.
 pub(super) const STREAMER: &str = "streamer";
-const PROTOCOL: &str = "4";
+pub(super) const PROTOCOL: &str = "4";
 /// A monolith lists some hundred actions and events, which is about 100 KB.
 const LARGEST_PACKET: usize = 1 << 20;
 const LONGEST_ID: usize = 255;

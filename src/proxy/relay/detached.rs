@@ -74,7 +74,7 @@ impl State {
             }
             self.write_asks(now);
         }
-        let can = self.can_detach();
+        let can = self.can_detach() && !self.is_forced_out(now);
         if can {
             self.detach(now);
         }
@@ -138,6 +138,10 @@ impl State {
             return;
         }
         let is_detached = self.session.phase() == Phase::Detached;
+        if self.is_forced_out(now) {
+            let _ = claim.answer.send(None);
+            return self.session.close(Disconnect::ForcedLogout, now);
+        }
         if !self.session.is_proven(&claim.name, &claim.token) {
             self.registration
                 .shared()

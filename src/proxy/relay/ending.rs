@@ -62,8 +62,11 @@ impl State {
         match stop {
             Stop::Closed(frame) => {
                 self.ends.leg_done = true;
-                let code = frame.map(|frame| frame.code.0);
-                self.session.close(Disconnect::StreamerClosed(code), now);
+                let reason = match frame.map(|frame| frame.code.0) {
+                    None if self.is_forced_out(now) => Disconnect::ForcedLogout,
+                    code => Disconnect::StreamerClosed(code),
+                };
+                self.session.close(reason, now);
             }
             Stop::Protocol(error) => {
                 self.ends.leg_done = true;
@@ -108,7 +111,12 @@ impl State {
                 let ping = wrap_for_client(self.session.framing(), ddp::message::PING);
                 self.keep_own(None, &text_frame(&ping));
             }
-            Action::Close(reason) => {
+            Action::Close(mut reason) => {
+                // The news may have come after the leg was cut.
+                if reason == Disconnect::StreamerLost && self.is_forced_out(now) {
+                    reason = Disconnect::ForcedLogout;
+                    self.session.reconsider(reason);
+                }
                 self.abandon_move(Aborted::Ended);
                 self.stage = Stage::Idle;
                 self.later.clear();
@@ -119,6 +127,14 @@ impl State {
             // dozen bytes, or the streamer is stuck.
             Action::End(reason) => self.close_leg(reason),
         }
+    }
+
+    /// Whether the bus has said that this session is to end.
+    pub(super) fn is_forced_out(&self, now: Instant) -> bool {
+        let opened = self.registration.entry().opened;
+        let logouts = &self.registration.shared().forced_logouts;
+        let journal = self.session.journal();
+        journal.is_some_and(|journal| logouts.covers(journal, opened, now))
     }
 
     /// Says goodbye to the streamer, or leaves without when that would cut a frame in two.
