@@ -135,6 +135,15 @@
 //! back. Their clients are therefore told (1012), each at a moment of its own, and fetch what they
 //! missed when they are back.
 //!
+//! # Threads
+//!
+//! Clients' connections are carried by [`net::workers`]: a thread and a runtime for each core, each
+//! with a listening socket of its own for every listener. A connection stays where it was accepted,
+//! with its leg and its requests to the monolith, whose connections hyper moves on while the request
+//! is polled that uses them. Against one runtime with as many threads that saves a quarter of the CPU
+//! time of a relayed message: no task is taken over by another thread, and none is woken by one.
+//! Everything else (discovery, probes, logins, admin pages) is on the runtime of `main`.
+//!
 //! # Invariants
 //!
 //! - An idle session owns no buffer. The size of its future is asserted where it is defined; a test

@@ -15,6 +15,7 @@ use ddp_gateway::{
     config::model::LogFormat,
     control::app::{App, Ended, Options, Origin, Reading},
     demo::{self, front::Addresses},
+    net::workers::Threads,
     telemetry::{
         export,
         log::{Format, Log},
@@ -68,6 +69,8 @@ fn run(arguments: &ConfigArgs, console: &mut Console<'_>) -> Result<Exit> {
     };
     let log = Log::install(format, &log.filter, log.access)?;
     panic::install();
+    let threads = Threads::start(loaded.config.workers)
+        .context("the threads that carry connections cannot be started")?;
     let options = Options {
         origin: Origin::File {
             path: arguments.config.clone(),
@@ -79,6 +82,7 @@ fn run(arguments: &ConfigArgs, console: &mut Console<'_>) -> Result<Exit> {
         },
         log: Some(log.clone()),
         admin: Some(admin::serve),
+        workers: threads.workers(),
     };
     let ended = runtime()?.block_on(async {
         let app = App::start(loaded.config, options).await?;

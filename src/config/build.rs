@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -79,6 +80,11 @@ impl<'a> Builder<'a> {
                 access: file.log.access.value,
             },
             watch: file.watch.value,
+            workers: file
+                .workers
+                .value
+                .value()
+                .and_then(|workers| NonZeroUsize::new(count(workers.0))),
         }
     }
 

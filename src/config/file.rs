@@ -51,6 +51,10 @@ tables! {
         /// changes nothing. SIGHUP reloads in any case.
         watch: Setting<bool> = true,
 
+        /// Threads that carry connections, each those that it accepted; "auto": one for each
+        /// core. A change takes effect at the next start.
+        workers: Setting<Or<Whole<1, 1_024>, Auto>> = "auto",
+
         /// Listeners with settings of their own. Not together with the key `listen`.
         listener: Vec<ListenerFile>,
 

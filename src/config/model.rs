@@ -5,6 +5,7 @@ mod nats;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -46,6 +47,8 @@ pub struct Config {
     pub log: Log,
     /// Load the configuration again when its file (or a certificate) changes.
     pub watch: bool,
+    /// Threads that carry connections; as many as there are cores when not set.
+    pub workers: Option<NonZeroUsize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -35,6 +35,7 @@ use crate::{
         gate::Gate,
         listen::{self, Accepted, Bound},
         tls,
+        workers::Workers,
     },
     proxy::{
         connection,
@@ -62,6 +63,9 @@ pub struct Options {
     /// Serves the admin listener (`admin::serve`). Without it `admin` of the configuration has no
     /// effect.
     pub admin: Option<AdminServer>,
+    /// Threads that carry the connections of clients. Without any, the runtime that the start is on
+    /// carries them.
+    pub workers: Workers,
 }
 
 /// Serves admin requests on a socket until it is told to stop.
@@ -176,7 +180,7 @@ impl App {
         let config = Arc::new(config);
         let gate = Arc::new(Gate::new(bounds::gate_terms(&config)));
         let connections = TaskTracker::new();
-        let listeners = Listeners::new(gate.clone(), tls, connections.clone());
+        let listeners = Listeners::new(gate.clone(), tls, connections.clone(), options.workers);
         let prepared = listeners.prepare(&config).map_err(ReloadError::Listeners)?;
         let admin = match (config.admin, options.admin) {
             (Some(address), Some(_)) => Some((address, bind_admin(address)?)),

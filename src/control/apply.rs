@@ -63,6 +63,9 @@ impl Inner {
         if config.log.format != state.config.log.format {
             warnings.push("log.format takes effect at the next start".to_owned());
         }
+        if config.workers != state.config.workers {
+            warnings.push("workers takes effect at the next start".to_owned());
+        }
         for warning in &warnings {
             warn!("{warning}");
         }

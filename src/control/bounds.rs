@@ -4,7 +4,7 @@
 use super::pool_task::PROBES_IN_FLIGHT;
 use crate::{
     config::model::{Config, Ranges},
-    net::gate::GateTerms,
+    net::{gate::GateTerms, workers},
     proxy::connection::{SEND_BUFFER, STREAM_WINDOW},
     session::Quotas,
     telemetry::process,
@@ -34,7 +34,8 @@ fn affordable_connections(config: &Config, descriptors: u64) -> usize {
         .map(|monolith| monolith.servers.len() * config.http.keep_alive_connections)
         .sum();
     let probes = config.pools.len() * PROBES_IN_FLIGHT;
-    let reserve = RESERVE + config.listeners.len() + probes;
+    let workers = workers::count(config.workers);
+    let reserve = RESERVE + workers * (config.listeners.len() + OF_RUNTIME) + probes;
     // Idle connections to the monolith are closed when somebody else needs the place, but half of
     // what is there is never given to them.
     let idle_to_monolith = idle_to_monolith.min(descriptors / 8);
@@ -90,6 +91,8 @@ impl Memory {
 
 /// For the log, the admin listener and its clients, file watches, name servers, reloads.
 const RESERVE: usize = 128;
+/// Of each worker: what it waits on, and how it is woken.
+const OF_RUNTIME: usize = 4;
 
 /// Measured budgets of `tests/footprint.rs`.
 const IDLE_PLAIN: u64 = 2 * 1024;

@@ -13,6 +13,7 @@ use crate::{
         gate::Gate,
         listen::{self, Accepted, BindError, Bound},
         tls::{self, CertStore, CertificateError, Certificates},
+        workers::Workers,
     },
     telemetry::names,
 };
@@ -24,6 +25,7 @@ pub(super) struct Listeners {
     gate: Arc<Gate>,
     tls: tls::Terms,
     tasks: TaskTracker,
+    workers: Workers,
 }
 
 #[derive(Debug)]
@@ -71,12 +73,18 @@ pub enum ListenerError {
 }
 
 impl Listeners {
-    pub(super) fn new(gate: Arc<Gate>, tls: tls::Terms, tasks: TaskTracker) -> Self {
+    pub(super) fn new(
+        gate: Arc<Gate>,
+        tls: tls::Terms,
+        tasks: TaskTracker,
+        workers: Workers,
+    ) -> Self {
         Self {
             open: Vec::new(),
             gate,
             tls,
             tasks,
+            workers,
         }
     }
 
@@ -115,7 +123,7 @@ impl Listeners {
             };
             let socket = match old {
                 Some(index) => Socket::Kept(index),
-                None => match listen::bind(listener.address) {
+                None => match listen::bind_on(listener.address, &self.workers) {
                     Ok(bound) => Socket::New(bound),
                     Err(fault) => {
                         faults.push(fault.into());
@@ -177,10 +185,11 @@ impl Listeners {
                     });
                 }
                 (None, Some(bound)) => {
+                    let started = self.start(bound, &listener, planned.terms, certificates, serve);
                     if !first {
-                        info!(listener = %bound.local(), "listener opened");
+                        info!(listener = %started.local, "listener opened");
                     }
-                    open.push(self.start(bound, &listener, planned.terms, certificates, serve));
+                    open.push(started);
                 }
                 (None, None) => unreachable!("each planned listener is kept once or bound"),
             }
@@ -207,13 +216,7 @@ impl Listeners {
         let local = bound.local();
         let terms = Arc::new(ArcSwap::from_pointee(terms));
         let stop = CancellationToken::new();
-        self.tasks.spawn(bound.serve(
-            terms.clone(),
-            self.gate.clone(),
-            self.tasks.clone(),
-            stop.clone(),
-            serve.clone(),
-        ));
+        bound.serve(&terms, self.gate.clone(), &self.tasks, &stop, serve);
         Open {
             address: listener.address,
             local,

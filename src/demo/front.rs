@@ -95,6 +95,7 @@ impl Front {
             reading,
             log,
             admin: Some(|control, bound, stop| Box::pin(admin::serve(control, bound, stop))),
+            ..Options::default()
         };
         let app = Box::pin(App::start(loaded.config, options)).await?;
         let bound = app.addresses();

@@ -15,6 +15,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::Semaphore,
     time::{Instant, timeout, timeout_at},
 };
@@ -29,6 +30,7 @@ use crate::{
         gate::{Entered, Gate, Turned},
         proxy_protocol::{Origin, read_header},
         stream::Downstream,
+        workers::Workers,
     },
     telemetry::{names, seldom::Seldom},
 };
@@ -76,19 +78,69 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// A socket that clients can connect to already, though nobody accepts yet.
+/// An address that clients can connect to already, though nobody accepts yet.
 #[derive(Debug)]
 pub struct Bound {
-    socket: TcpListener,
+    /// At least one; each gets its part of the connections from the kernel.
+    sockets: Vec<Listening>,
     local: SocketAddr,
+}
+
+#[derive(Debug)]
+struct Listening {
+    socket: TcpListener,
+    /// Where its connections are carried.
+    runtime: Handle,
 }
 
 /// Binds and listens. Must be called within the runtime.
 pub fn bind(address: ListenAddr) -> Result<Bound, BindError> {
-    open(address.0).map_err(|source| BindError { address, source })
+    bind_on(address, &Workers::none())
 }
 
-fn open(address: SocketAddr) -> io::Result<Bound> {
+/// The same with a socket for each of `workers`, which carries the connections that come in by it.
+pub fn bind_on(address: ListenAddr, workers: &Workers) -> Result<Bound, BindError> {
+    open_all(address.0, workers.runtimes()).map_err(|source| BindError { address, source })
+}
+
+fn open_all(address: SocketAddr, runtimes: Vec<Handle>) -> io::Result<Bound> {
+    let mut sockets = Vec::with_capacity(runtimes.len());
+    let mut local = address;
+    let shared = runtimes.len() > 1;
+    for runtime in runtimes {
+        let first = sockets.is_empty();
+        let socket = open(
+            local,
+            if first {
+                Sharing::Alone
+            } else {
+                Sharing::Siblings
+            },
+        )?;
+        if first {
+            local = socket.local_addr()?.as_socket().unwrap_or(address);
+            if shared {
+                // Not before it is bound: that the address is another process's would go unnoticed.
+                socket.set_reuse_port(true)?;
+            }
+        }
+        let entered = runtime.enter();
+        let socket = TcpListener::from_std(socket.into())?;
+        drop(entered);
+        sockets.push(Listening { socket, runtime });
+    }
+    Ok(Bound { sockets, local })
+}
+
+/// Who else may listen on the same address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Alone,
+    /// Sockets of this process.
+    Siblings,
+}
+
+fn open(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -99,12 +151,14 @@ fn open(address: SocketAddr) -> io::Result<Bound> {
         // `[::]` shall serve IPv4 too, whatever the machine's default is.
         socket.set_only_v6(false)?;
     }
+    if sharing == Sharing::Siblings {
+        socket.set_reuse_port(true)?;
+    }
+    prepare(&socket);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    let socket = TcpListener::from_std(socket.into())?;
-    let local = socket.local_addr()?;
-    Ok(Bound { socket, local })
+    Ok(socket)
 }
 
 impl Bound {
@@ -113,21 +167,48 @@ impl Bound {
         ListenAddr(self.local)
     }
 
-    /// The next connection with its address, without any of the checks of [`Self::serve`].
+    /// The next connection with its address, without any of the checks of [`Self::serve`]. For an
+    /// address that was bound without workers.
     pub async fn accept(&self) -> io::Result<(TcpStream, PeerAddr)> {
-        let (stream, peer) = self.socket.accept().await?;
-        prepare(&stream);
+        let (stream, peer) = self.sockets[0].socket.accept().await?;
         Ok((stream, PeerAddr(peer)))
     }
 
-    /// Accepts until `stop`, and hands each connection to `serve` in a task of its own.
+    /// Accepts until `stop`, and hands each connection to `serve` in a task of its own. Returns at
+    /// once; the work is done in `tasks`.
     ///
     /// Connections that were waiting in the kernel at the stop are still taken: a client that was
     /// let in by the kernel would see a reset otherwise.
-    pub async fn serve<F, S>(
+    pub fn serve<F, S>(
         self,
-        terms: Arc<ArcSwap<Terms>>,
+        terms: &Arc<ArcSwap<Terms>>,
         gate: Arc<Gate>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+        serve: &S,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+        S: Fn(Accepted) -> F + Clone + Send + Sync + 'static,
+    {
+        let door = Arc::new(Door::new(gate, self.local));
+        for Listening { socket, runtime } in self.sockets {
+            let serving = door.clone().serve(
+                socket,
+                terms.clone(),
+                tasks.clone(),
+                stop.clone(),
+                serve.clone(),
+            );
+            tasks.spawn_on(serving, &runtime);
+        }
+    }
+}
+
+impl Door {
+    async fn serve<F, S>(
+        self: Arc<Self>,
+        socket: TcpListener,
+        terms: Arc<ArcSwap<Terms>>,
         tasks: TaskTracker,
         stop: CancellationToken,
         serve: S,
@@ -135,14 +216,13 @@ impl Bound {
         F: Future<Output = ()> + Send + 'static,
         S: Fn(Accepted) -> F + Clone + Send + Sync + 'static,
     {
-        let door = Arc::new(Door::new(gate, self.local));
         let mut pause = BACKOFF_FIRST;
         let mut odd_errors = 0_u32;
         let mut left_after_stop = BACKLOG;
         loop {
             let accepted = tokio::select! {
                 biased;
-                accepted = self.socket.accept() => accepted,
+                accepted = socket.accept() => accepted,
                 () = stop.cancelled() => return,
             };
             if stop.is_cancelled() {
@@ -155,7 +235,7 @@ impl Bound {
                 Ok((stream, peer)) => {
                     pause = BACKOFF_FIRST;
                     odd_errors = 0;
-                    let (door, serve) = (door.clone(), serve.clone());
+                    let (door, serve) = (self.clone(), serve.clone());
                     let terms = terms.load_full();
                     match door.enter(&terms, peer) {
                         Ok(entered) => {
@@ -167,11 +247,11 @@ impl Bound {
                                 }
                             });
                         }
-                        Err(turned) => door.turn_away(stream, peer, &terms, turned, &tasks),
+                        Err(turned) => self.turn_away(stream, peer, &terms, turned, &tasks),
                     }
                 }
                 Err(error) => {
-                    let exhausted = door.count_error(&error);
+                    let exhausted = self.count_error(&error);
                     odd_errors = if exhausted { 0 } else { odd_errors + 1 };
                     if exhausted || odd_errors > ODD_ERRORS {
                         warn!(
@@ -191,11 +271,10 @@ impl Bound {
     }
 }
 
-/// Options of an accepted socket. A peer that vanished without a FIN is noticed within
-/// [`VANISHED`] whether bytes wait for it or not.
-fn prepare(stream: &TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let socket = SockRef::from(stream);
+/// Options that the accepted sockets inherit, so that they are not set on each. A peer that vanished
+/// without a FIN is noticed within [`VANISHED`] whether bytes wait for it or not.
+fn prepare(socket: &Socket) {
+    let _ = socket.set_tcp_nodelay(true);
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
@@ -251,7 +330,6 @@ impl Door {
         terms: Arc<Terms>,
         guard: Entered,
     ) -> Option<Accepted> {
-        prepare(&stream);
         let peer = match terms.listener.proxy_protocol {
             ProxyProtocol::Off => peer,
             ProxyProtocol::Required => self.proxied(&mut stream, peer, &terms).await?,

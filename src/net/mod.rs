@@ -14,3 +14,4 @@ pub mod stream;
 pub mod tls;
 mod vigil;
 pub mod wire;
+pub mod workers;

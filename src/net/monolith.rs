@@ -1,17 +1,19 @@
 //! The client of the monolith: which server is asked, and what becomes of a request.
 
 use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Context,
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
 use super::origin::{Channel, Origin};
@@ -148,9 +150,12 @@ impl Lease {
                     }
                 },
             };
-            // Until there is an answer, giving up means cutting.
-            channel.cuts = true;
-            match channel.sender.try_send_request(request).await {
+            let mut sending = pin!(channel.sender.try_send_request(request));
+            let sent = poll_fn(|cx| {
+                channel.drive(cx);
+                sending.as_mut().poll(cx)
+            });
+            match sent.await {
                 Ok(response) => {
                     return Ok(Reply {
                         response,
@@ -201,26 +206,42 @@ impl Used {
     /// Keeps the connection for another request. Call it when the response's body was read to its
     /// end.
     pub fn give_back(mut self) {
-        let sender = &mut self.channel.sender;
-        if sender.is_closed() {
+        if !self.channel.is_open() {
             return;
         }
-        if sender.is_ready() {
+        if self.channel.is_ready() {
             self.lease.0.put_idle(self.channel, &self.terms);
             return;
         }
         // hyper has yet to see the end itself, or still sends a body that the server did not wait
         // for.
         tokio::spawn(async move {
-            if let Ok(Ok(())) = timeout(SETTLE, self.channel.sender.ready()).await {
+            let channel = &mut self.channel;
+            let settled = poll_fn(|cx| {
+                channel.drive(cx);
+                channel.sender.poll_ready(cx)
+            });
+            if let Ok(Ok(())) = timeout(SETTLE, settled).await {
                 self.lease.0.put_idle(self.channel, &self.terms);
             }
         });
     }
 
+    /// Moves the connection on. To be called before the response's body is polled, and again when
+    /// that has nothing.
+    pub fn drive(&mut self, cx: &mut Context<'_>) {
+        self.channel.drive(cx);
+    }
+
+    /// From here on the connection moves without [`Self::drive`]: to be called when something is
+    /// still to be sent on it while the response may wait for its reader.
+    pub fn detach(&mut self) {
+        self.channel.detach();
+    }
+
     /// Leaves the connection to the protocol that it changed to.
-    pub fn upgraded(mut self) {
-        self.channel.cuts = false;
+    pub fn upgraded(self) {
+        self.channel.release();
     }
 
     pub fn lease(&self) -> &Lease {
@@ -258,15 +279,23 @@ async fn ask_health(origin: &Arc<Origin>, fresh: bool) -> Result<(), Option<Faul
         return Err(None);
     }
     let mut body = reply.response.into_body();
+    let mut connection = reply.connection;
     let mut read = 0;
-    while let Some(frame) = body.frame().await {
+    loop {
+        let next = poll_fn(|cx| {
+            connection.drive(cx);
+            Pin::new(&mut body).poll_frame(cx)
+        });
+        let Some(frame) = next.await else {
+            break;
+        };
         let frame = frame.map_err(|_| Fault::Closed)?;
         read += frame.data_ref().map_or(0, Bytes::len);
         if read > PROBE_BODY {
             return Ok(());
         }
     }
-    reply.connection.give_back();
+    connection.give_back();
     Ok(())
 }
 

@@ -3,12 +3,14 @@
 use std::{
     error::Error,
     fmt,
+    future::Future,
+    mem,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -31,7 +33,7 @@ use tokio::{
 use super::dial;
 use crate::{
     config::model::{Http, Server},
-    net::vigil,
+    net::{vigil, workers},
     telemetry::names,
 };
 
@@ -52,6 +54,8 @@ pub(super) struct Origin {
 
 struct Idle {
     channel: Channel,
+    /// Whose runtime hears of it.
+    worker: usize,
     since: Instant,
     keep: Duration,
 }
@@ -64,15 +68,22 @@ struct Meters {
     protocol: Counter,
 }
 
-/// One connection to a server.
+/// One connection to a server. Dropping it ends the connection at once.
 pub(super) struct Channel {
     pub(super) sender: SendRequest<Outgoing>,
-    task: AbortHandle,
-    /// Whether dropping it ends the connection at once. hyper would first wait until the server has
-    /// taken what was sent to it, which one that hangs never does.
-    pub(super) cuts: bool,
+    driver: Driver,
     /// `None` for probes, which must get through when nothing else does.
     _place: Option<OwnedSemaphorePermit>,
+}
+
+/// hyper's half of a connection, which moves while it is polled.
+enum Driver {
+    /// By the request that uses the connection: a task of its own would have to be woken for each
+    /// step of it, and would have to wake the request's.
+    Request(Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>),
+    Task(AbortHandle),
+    /// The connection has ended.
+    Over,
 }
 
 /// What the configuration says about connections to the monolith.
@@ -167,7 +178,7 @@ impl Origin {
     /// Closes connections that idled for too long.
     pub(super) fn sweep(&self, now: Instant) {
         self.idle()
-            .retain(|entry| !entry.channel.sender.is_closed() && now < entry.since + entry.keep);
+            .retain_mut(|entry| now < entry.since + entry.keep && entry.channel.is_open());
     }
 
     pub(super) fn label(&self) -> &str {
@@ -215,24 +226,28 @@ impl Origin {
         self.alarm.notify_one();
     }
 
+    /// The connection that was used last, of those that this thread's runtime hears of.
     pub(super) fn take_idle(&self, terms: &Terms) -> Option<Channel> {
         let now = Instant::now();
+        let worker = workers::current();
         loop {
-            let entry = self.idle().pop()?;
-            if entry.channel.sender.is_ready()
-                && now < entry.since + entry.keep.min(terms.keep_alive)
-            {
+            let mut entry = {
+                let mut idle = self.idle();
+                let newest = idle.iter().rposition(|entry| entry.worker == worker)?;
+                idle.remove(newest)
+            };
+            if now < entry.since + entry.keep.min(terms.keep_alive) && entry.channel.is_ready() {
                 return Some(entry.channel);
             }
         }
     }
 
-    pub(super) fn put_idle(&self, mut channel: Channel, terms: &Terms) {
-        channel.cuts = false;
+    pub(super) fn put_idle(&self, channel: Channel, terms: &Terms) {
         let mut idle = self.idle();
         if idle.len() < terms.keep_alive_connections {
             idle.push(Idle {
                 channel,
+                worker: workers::current(),
                 since: Instant::now(),
                 keep: terms.keep_alive,
             });
@@ -284,12 +299,9 @@ impl Origin {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|_| Fault::Closed)?;
-        // Ends when the sender is dropped or the server closes; errors reach the sender.
-        let task = tokio::spawn(connection.with_upgrades()).abort_handle();
         Ok(Channel {
             sender,
-            task,
-            cuts: false,
+            driver: Driver::Request(Box::pin(connection.with_upgrades())),
             _place: place,
         })
     }
@@ -303,10 +315,55 @@ impl Drop for Origin {
     }
 }
 
+impl Channel {
+    /// Moves the connection on. To be called whenever something of it is waited for; errors reach
+    /// the sender or the body.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Driver::Request(connection) = &mut self.driver
+            && connection.as_mut().poll(cx).is_ready()
+        {
+            self.driver = Driver::Over;
+        }
+    }
+
+    /// From here on the connection moves by itself, whoever waits for what.
+    pub(super) fn detach(&mut self) {
+        self.driver = match mem::replace(&mut self.driver, Driver::Over) {
+            Driver::Request(connection) => Driver::Task(tokio::spawn(connection).abort_handle()),
+            other => other,
+        };
+    }
+
+    /// Leaves the connection to the protocol that it changes to.
+    pub(super) fn release(mut self) {
+        self.detach();
+        self.driver = Driver::Over;
+    }
+
+    /// Takes note of what came meanwhile, which nobody was woken for.
+    fn look(&mut self) {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+    }
+
+    /// Whether it can take a request.
+    pub(super) fn is_ready(&mut self) -> bool {
+        self.look();
+        self.sender.is_ready()
+    }
+
+    /// Whether the server has not closed it.
+    pub(super) fn is_open(&mut self) -> bool {
+        self.look();
+        !self.sender.is_closed()
+    }
+}
+
 impl Drop for Channel {
     fn drop(&mut self) {
-        if self.cuts {
-            self.task.abort();
+        // hyper would first wait until the server has taken what was sent to it, which one that
+        // hangs never does.
+        if let Driver::Task(task) = &self.driver {
+            task.abort();
         }
     }
 }

@@ -152,6 +152,14 @@ impl Upstream {
         Self(stream)
     }
 
+    /// The same one, on the runtime of the caller.
+    ///
+    /// # Errors
+    /// When the system cannot watch it for that runtime; the connection is closed then.
+    pub fn here(self) -> io::Result<Self> {
+        TcpStream::from_std(self.0.into_std()?).map(Self)
+    }
+
     /// Reads what is there into `buf`; 0 is the end of the stream.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         poll_fill(Pin::new(&mut self.0), cx, buf)

@@ -44,6 +44,20 @@ impl Download {
         }
     }
 
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &mut self.connection {
+            Some(connection) if polled.is_pending() => {
+                connection.drive(cx);
+                Pin::new(&mut self.body).poll_frame(cx)
+            }
+            _ => polled,
+        }
+    }
+
     fn finish(&mut self) {
         if let Some(upload) = &self.upload {
             upload.over();
@@ -76,7 +90,7 @@ impl Body for Download {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.body).poll_frame(cx) {
+        match self.poll_body(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 if self.pace.came(length, Instant::now()).is_err() {

@@ -329,12 +329,12 @@ pub(super) fn answer(
             min_rate: 0,
             ..rules
         };
-        Body::Monolith(Box::new(Download::new(
-            body,
-            rules,
-            reply.connection,
-            upload,
-        )))
+        let mut connection = reply.connection;
+        if upload.as_ref().is_some_and(|upload| upload.is_under_way()) {
+            // It shall not depend on whether the client takes the answer.
+            connection.detach();
+        }
+        Body::Monolith(Box::new(Download::new(body, rules, connection, upload)))
     };
     Ok(Response::from_parts(parts, body))
 }

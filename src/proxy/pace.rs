@@ -127,7 +127,8 @@ impl Pace {
             return Err(Late::Slow);
         }
         self.waited = Duration::ZERO;
-        self.bytes = 0;
+        // A piece that came right at the edge may have been counted before it.
+        self.bytes = (self.bytes - enough).min(self.rules.min_rate);
         Ok(())
     }
 }
@@ -162,6 +163,21 @@ mod tests {
         }
         assert_eq!(pace.next(), start + SECOND * 10);
         assert_eq!(pace.waits(start + SECOND * 10), Err(Late::Slow));
+    }
+
+    #[test]
+    fn a_piece_at_the_edge_of_a_window_counts_on_either_side() {
+        let start = Instant::now();
+        let mut pace = pace(start);
+        for second in 0..60 {
+            let now = start + SECOND * second;
+            // Now the piece is there before the timer, now behind it.
+            if second % 20 == 0 {
+                assert_eq!(pace.waits(now), Ok(()));
+            }
+            assert_eq!(pace.came(105, now), Ok(()));
+            assert_eq!(pace.waits(now), Ok(()));
+        }
     }
 
     #[test]

@@ -217,6 +217,11 @@ impl Progress {
         }
     }
 
+    /// Whether there is more to be handed to the monolith's connection.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.stage() != Stage::Ended
+    }
+
     /// When it last moved.
     pub(super) fn moved(&self) -> Instant {
         self.start + Duration::from_millis(self.moved.load(Ordering::Relaxed))

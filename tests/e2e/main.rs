@@ -26,3 +26,4 @@ mod start;
 mod streamer_drain;
 mod tls;
 mod websocket;
+mod workers;

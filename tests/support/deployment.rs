@@ -1,6 +1,6 @@
 //! A gateway in this process, with simulated streamers and a simulated monolith behind it.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use ddp_gateway::{
     admin,
@@ -11,6 +11,7 @@ use ddp_gateway::{
         streamer::{Streamer, StreamerOptions},
         workspace::Workspace,
     },
+    net::workers::Threads,
 };
 use tempfile::TempDir;
 
@@ -56,6 +57,8 @@ pub struct Deployment {
     /// Of the listener with TLS.
     pub certificate: Pair,
     plan: Plan,
+    /// Behind `app`, whose connections they carry.
+    _threads: Threads,
 }
 
 impl Deployment {
@@ -82,6 +85,8 @@ impl Deployment {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
             panic!("{text}\n{}", faults.join("\n"))
         });
+        // Two, so that sessions come back on another one than they were on.
+        let threads = Threads::start(NonZeroUsize::new(2)).unwrap();
         let options = Options {
             origin: Origin::File { path, environment },
             reading: Reading {
@@ -89,11 +94,13 @@ impl Deployment {
                 files: loaded.files,
             },
             admin: Some(admin::serve),
+            workers: threads.workers(),
             ..Options::default()
         };
         let app = Box::pin(App::start(loaded.config, options)).await.unwrap();
         let deployment = Self {
             app,
+            _threads: threads,
             streamers: servers.streamers,
             monolith: servers.monolith,
             folder,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{sync::oneshot, time::Sleep};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Ends, Leg, Own, Stage, State, is_closing};
 use crate::{
@@ -37,6 +37,28 @@ pub(in crate::proxy) struct Kept {
     own: Option<Box<Own>>,
     /// Of a login of the gateway's own that has no answer yet.
     login: Option<Box<LoginPermit>>,
+}
+
+impl Kept {
+    /// With a leg that the calling thread hears of itself. `None`: this machine is short of
+    /// something, and the session is lost.
+    fn here(self) -> Option<Self> {
+        let Leg {
+            stream,
+            permit,
+            introduction,
+        } = self.leg;
+        let stream = stream
+            .here()
+            .inspect_err(|error| warn!(%error, "a session could not be given to its client"))
+            .ok()?;
+        let leg = Leg {
+            stream,
+            permit,
+            introduction,
+        };
+        Some(Self { leg, ..self })
+    }
 }
 
 impl fmt::Debug for Kept {
@@ -272,8 +294,8 @@ impl State {
             }
             return;
         }
-        match kept {
-            Some(kept) => self.take_over(*kept, &proving, now),
+        match kept.and_then(|kept| kept.here()) {
+            Some(kept) => self.take_over(kept, &proving, now),
             None => self.stage = Stage::Attaching(Box::new(Box::pin(attach(*proving.opening)))),
         }
         self.feed_waiting(waiting, now);

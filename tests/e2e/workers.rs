@@ -1,0 +1,115 @@
+//! Connections on the threads that carry them.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use arc_swap::ArcSwap;
+use ddp_gateway::{
+    base::id::ListenAddr,
+    config::model::Config,
+    net::{
+        gate::{Gate, GateTerms},
+        listen::{self, Accepted, Terms},
+        workers::{self, Threads},
+    },
+};
+use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::support::{deployment::read, until};
+
+const ANY: &str = "127.0.0.1:0";
+
+#[tokio::test]
+async fn each_thread_takes_a_part_of_the_connections() {
+    let threads = Threads::start(NonZeroUsize::new(3)).unwrap();
+    let bound = listen::bind_on(address(ANY), &threads.workers()).unwrap();
+    let local = bound.local();
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let told = seen.clone();
+    bound.serve(
+        &terms(),
+        gate(),
+        &tasks,
+        &stop,
+        &move |accepted: Accepted| {
+            let name = thread::current().name().unwrap_or_default().to_owned();
+            told.lock().unwrap().insert(name);
+            async move { drop(accepted) }
+        },
+    );
+    until("every thread has had one", async || {
+        connect(local.0).await;
+        seen.lock().unwrap().len() == 3
+    })
+    .await;
+    let names: Vec<String> = seen.lock().unwrap().iter().cloned().collect();
+    assert_eq!(names, ["worker-1", "worker-2", "worker-3"]);
+
+    // All of them stop, and the address is free again.
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    drop(listen::bind(local).unwrap());
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_refused_with_workers_too() {
+    let threads = Threads::start(NonZeroUsize::new(2)).unwrap();
+    let first = listen::bind_on(address(ANY), &threads.workers()).unwrap();
+    for second in [
+        listen::bind_on(first.local(), &threads.workers()),
+        listen::bind(first.local()),
+    ] {
+        let error = second.unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse, "{error}");
+    }
+}
+
+#[test]
+fn there_are_as_many_as_asked_for() {
+    assert_eq!(workers::count(NonZeroUsize::new(7)), 7);
+    assert!(workers::count(None) >= 1);
+}
+
+/// Returns when the other side has closed.
+async fn connect(address: SocketAddr) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let _ = stream.read(&mut [0]).await;
+}
+
+fn address(text: &str) -> ListenAddr {
+    ListenAddr(text.parse().unwrap())
+}
+
+fn terms() -> Arc<ArcSwap<Terms>> {
+    let config = config();
+    Arc::new(ArcSwap::from_pointee(Terms {
+        listener: Arc::new(config.listeners[0].clone()),
+        tls: None,
+        handshake_timeout: config.http.header_timeout,
+    }))
+}
+
+fn gate() -> Arc<Gate> {
+    let config = config();
+    Arc::new(Gate::new(GateTerms {
+        max_connections: 1000,
+        max_handshakes: 10,
+        per_address: config.limits.connections,
+        exempt: config.trusted_proxies,
+    }))
+}
+
+fn config() -> Config {
+    read(
+        "listen = \"127.0.0.1:0\"\nmonolith = \"http://127.0.0.1:1\"\nstreamers = [\"127.0.0.1:1\"]\n",
+    )
+}
