@@ -61,7 +61,8 @@
 //! - [`discovery`]: complete sets of streamers from a list, the DNS, a Service of Kubernetes or the
 //!   message bus; on the bus
 //!   the gateway only listens and asks who is there. [`discovery::News`] is what is heard besides:
-//!   heartbeats weigh on the choice of a streamer, forced logouts are known as such.
+//!   heartbeats weigh on the choice of a streamer, forced logouts are known as such, and so are new
+//!   versions of the web client, which [`proxy::reloads`] tells one client after the other.
 //! - [`proxy`]: [`proxy::Gateway`] takes a request through its phases; `relay` and `pump` carry a
 //!   session; [`proxy::registry`] knows the open ones.
 //! - [`control`], [`admin`]: the process and the pages that show and steer it.

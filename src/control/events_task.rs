@@ -62,7 +62,10 @@ fn handle(inner: &Inner, pool: &PoolName, event: Event, now: Instant) {
                 });
             }
         }
-        Event::ClientVersion { .. } | Event::Socket { .. } => {}
+        Event::ClientVersion { kind, version } => {
+            inner.shared.expect_version(&kind, &version, now);
+        }
+        Event::Socket { .. } => {}
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
         export::recorder().run_upkeep();
         inner.gate.sweep();
         inner.shared.quotas.sweep(Instant::now());
+        inner.shared.reloads.settle(Instant::now());
         logged_in.publish(&inner.shared.registry);
         observe(&inner);
     }

@@ -347,8 +347,19 @@ impl Dialogue {
                 self.subs.insert(id, Sub::Presence);
                 Effects::send([ready])
             }
-            Ok(Publication::Documents(documents)) => {
-                self.subs.insert(id, Sub::Documents);
+            Ok(Publication::Documents(mut documents)) => {
+                let mut sub = Sub::Documents;
+                for (collection, _, fields) in &mut documents {
+                    fields["version"] = self.home.workspace.client_version().into();
+                    let topic = Topic {
+                        stream: (*collection).to_owned(),
+                        event: String::new(),
+                    };
+                    let publication = self.home.hub.subscribe(topic.clone(), self.outbox.clone());
+                    self.running.push((topic.clone(), publication));
+                    sub = Sub::Stream(topic, publication);
+                }
+                self.subs.insert(id, sub);
                 let added = documents.into_iter().map(|(collection, id, fields)| {
                     json!({ "msg": "added", "collection": collection, "id": id, "fields": fields })
                 });

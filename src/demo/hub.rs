@@ -136,12 +136,18 @@ impl Hub {
         let Some(listeners) = tables.topics.get(topic) else {
             return;
         };
-        let frame = Frame::new(&json!({
-            "msg": "changed",
-            "collection": topic.stream,
-            "id": "id",
-            "fields": { "eventName": topic.event, "args": args },
-        }));
+        let frame = Frame::new(&match args {
+            // A document rather than an event.
+            [id, fields] if topic.event.is_empty() => json!({
+                "msg": "changed", "collection": topic.stream, "id": id, "fields": fields,
+            }),
+            _ => json!({
+                "msg": "changed",
+                "collection": topic.stream,
+                "id": "id",
+                "fields": { "eventName": topic.event, "args": args },
+            }),
+        });
         for outbox in listeners.values() {
             if writer != Some(outbox.connection) {
                 outbox.push(&frame);

@@ -14,7 +14,7 @@ pub(super) enum Publication {
         added: Vec<String>,
         removed: Vec<String>,
     },
-    /// Documents that do not change here: collection, id, fields.
+    /// Documents: collection, id, fields.
     Documents(Vec<(&'static str, &'static str, Value)>),
 }
 
@@ -33,7 +33,7 @@ pub(super) fn publication(
     match name {
         "meteor.loginServiceConfiguration" => return Ok(Publication::Documents(Vec::new())),
         "meteor_autoupdate_clientVersions" => {
-            let fields = json!({ "version": "demo", "assets": [] });
+            let fields = json!({ "assets": [] });
             let document = ("meteor_autoupdate_clientVersions", "web.browser", fields);
             return Ok(Publication::Documents(vec![document]));
         }

@@ -56,6 +56,17 @@ struct State {
     logins: Arc<LoginDesk>,
     counter: Counter,
     changes: [AtomicU64; 4],
+    client_version: ClientVersion,
+}
+
+/// Of the web client.
+#[derive(Debug)]
+struct ClientVersion(Mutex<String>);
+
+impl Default for ClientVersion {
+    fn default() -> Self {
+        Self(Mutex::new("demo".to_owned()))
+    }
 }
 
 /// Users by the status that is shown of them, or changes to that status.
@@ -196,6 +207,20 @@ impl Workspace {
 
     pub(super) fn login_desk(&self) -> &Arc<LoginDesk> {
         &self.state.logins
+    }
+
+    /// The web client has this version from now on: all who subscribed to that are told.
+    pub fn set_client_version(&self, version: &str) {
+        *lock(&self.state.client_version.0) = version.to_owned();
+        let document = [
+            json!("web.browser"),
+            json!({ "version": version, "assets": [] }),
+        ];
+        self.publish("meteor_autoupdate_clientVersions", "", &document);
+    }
+
+    pub(super) fn client_version(&self) -> String {
+        lock(&self.state.client_version.0).clone()
     }
 
     /// Sends an event to every subscriber on every streamer.

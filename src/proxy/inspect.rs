@@ -1,6 +1,6 @@
 //! What a relay asks its session about each message, and what the session causes on the way.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     attach::{masked_text_frame, text_frame},
@@ -56,6 +56,10 @@ impl Effects for Effect<'_> {
 
     fn shadow(&mut self, message: String) {
         self.shadow.push(message);
+    }
+
+    fn client_version(&mut self, json: &str, changed: bool) -> Duration {
+        self.shared.client_version(json, changed, self.now)
     }
 
     fn note(&mut self, note: Note) {

@@ -20,6 +20,7 @@ mod record;
 pub mod refusal;
 pub mod registry;
 mod relay;
+pub mod reloads;
 pub mod route;
 pub mod shared;
 pub mod snapshot;

@@ -250,7 +250,9 @@ impl State {
             self.write_asks(now);
             self.write_own_frames(now);
         }
-        self.speak();
+        if self.speak() {
+            self.write_own_frames(now);
+        }
         self.guard_tail(now);
         self.flush_shadow(cx, now);
         let (up, down) = (self.up_backlog.len(), self.down_backlog.len());

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -19,6 +19,7 @@ use super::{
     introduction::Introductions,
     meters::{MoveMeters, RequestMeters},
     registry::{Entry, Registry},
+    reloads::{Herd, Reloads},
     snapshot::Snapshot,
 };
 use crate::{
@@ -61,6 +62,8 @@ pub struct Shared {
     pub logins: Arc<Logins>,
     /// Who was logged out by force lately.
     pub forced_logouts: ForcedLogouts,
+    /// When clients hear of a new version of the web client.
+    pub reloads: Reloads,
     /// Who has asked for how much.
     pub quotas: Arc<Quotas>,
     pub budget: Arc<Budget>,
@@ -90,6 +93,7 @@ impl Shared {
             quotas: Arc::new(Quotas::new(rand::random(), Instant::now())),
             detached: Detached::default(),
             forced_logouts,
+            reloads: Reloads::new(),
             budget,
             attaching: Semaphore::new(ATTACHING),
             tasks: TaskTracker::new(),
@@ -115,6 +119,31 @@ impl Shared {
     pub fn find_named(&self, name: &str) -> Option<Arc<Entry>> {
         let newest = self.registry.newest();
         self.registry.find(self.detached.holder(name, newest)?)
+    }
+
+    /// A client is to get this version of the web client; how long it does not yet.
+    pub(super) fn client_version(&self, json: &str, changed: bool, now: Instant) -> Duration {
+        match self.herd().filter(|_| changed) {
+            Some(herd) => self.reloads.delay(json, herd, rand::random(), now),
+            None => {
+                self.reloads.learn(json);
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// The bus says which version web clients are to have.
+    pub fn expect_version(&self, kind: &str, version: &str, now: Instant) {
+        if let Some(herd) = self.herd() {
+            self.reloads.expect(kind, version, herd, now);
+        }
+    }
+
+    /// All clients, if their logins are paced.
+    fn herd(&self) -> Option<Herd> {
+        let sessions = self.registry.len();
+        let rate = self.logins.paced_rate()?;
+        Some(Herd { sessions, rate })
     }
 
     /// Whether a new client has a chance, be it of a place or of its turn to log in.

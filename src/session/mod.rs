@@ -20,6 +20,7 @@ pub mod limits;
 mod machine;
 pub mod migration;
 pub mod quota;
+mod reload;
 pub mod resume;
 mod streamer;
 mod turn;

@@ -171,12 +171,18 @@ impl Session {
                     out.push(json);
                 }
             }
-            Kind::Added | Kind::Changed | Kind::Removed => {
-                match self.tell_published(&json) {
-                    Told::AsItCame => out.push(json),
-                    Told::Instead(json) => out.push(json),
-                    Told::Nothing => {}
-                }
+            kind @ (Kind::Added | Kind::Changed | Kind::Removed) => {
+                let version = envelope.collection == Some(VERSIONS) && kind != Kind::Removed;
+                let told = match self.tell_published(&json) {
+                    Told::AsItCame => Some(json),
+                    Told::Instead(json) => Some(json),
+                    Told::Nothing => None,
+                };
+                let told = match told {
+                    Some(json) if version => self.hold_reload(json, kind == Kind::Changed, turn),
+                    told => told,
+                };
+                out.extend(told);
                 self.settle_renewal(turn);
             }
             _ => out.push(json),
@@ -340,6 +346,9 @@ fn sub_note(waited: Waited, at: u32) -> Note {
 fn since(from: u32, to: u32) -> Duration {
     Duration::from_millis(u64::from(to.saturating_sub(from)))
 }
+
+/// The versions of the web client.
+const VERSIONS: &[u8] = b"meteor_autoupdate_clientVersions";
 
 /// A message that is judged by its prefix has at most this many bytes.
 const UNPACK_BYTES: usize = 512;

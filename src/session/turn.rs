@@ -25,6 +25,12 @@ pub trait Effects {
     /// A DDP message for the new leg of a move, without framing.
     fn shadow(&mut self, message: String);
 
+    /// The client gets this message with the version of the web client, with its subscription or
+    /// as a change; how long such a change is held back for it.
+    fn client_version(&mut self, _json: &str, _changed: bool) -> Duration {
+        Duration::ZERO
+    }
+
     /// Something worth counting happened.
     fn note(&mut self, note: Note);
 }

@@ -74,6 +74,8 @@ metrics! {
     SESSION_MOVES = Counter Count "session_moves_total" ["outcome"] "Sessions that were to go on at another streamer: moved, or why they stay (README, \"Moving sessions\").";
     SESSION_MOVE_SECONDS = Histogram Seconds "session_move_seconds" [] "From the order to move a session until the other streamer is in charge, the wait for its turn to log in included.";
     RESUMES = Counter Count "resumes_total" ["outcome"] "Sessions whose client's connection broke: resumed (it came back and got what it missed), rebound (it came back and got its leg under a new session id), expired (it did not come back in time), overflow (more was missed than is kept), refused (somebody came with the id and another token).";
+    RELOADS_HELD = Counter Count "reloads_held_total" [] "Times that a web client was told later that there is a new version of it, which makes it load its page anew.";
+    RELOAD_WAVE_SECONDS = Gauge Seconds "reload_wave_seconds" [] "Time over which clients hear of a new version of the web client, each at a moment of its own; 0 when nobody is to hear of one.";
     SESSION_MESSAGES = Counter Count "session_messages_total" ["direction"] "WebSocket messages forwarded: up (from clients), down (to clients).";
     SESSION_BYTES = Counter Bytes "session_bytes_total" ["direction"] "WebSocket bytes forwarded, frame headers included.";
     SESSION_SECONDS = Histogram Seconds "session_seconds" [] "Life of client sockets.";

@@ -16,6 +16,7 @@ mod kubernetes;
 mod listeners;
 mod logins;
 mod nameserver;
+mod new_version;
 mod outage;
 mod pool;
 mod quotas;

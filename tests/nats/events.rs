@@ -348,3 +348,38 @@ async fn a_hot_streamer_is_spared() {
     }
     gateway.sessions_at(&hot, 50).await;
 }
+
+/// The bus tells that the web client has a new version, which begins the wave, and a monolith that
+/// starts tells the same again, which does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_version_of_the_web_client_is_no_surprise() {
+    let server = NatsServer::start();
+    let url = server.url();
+    let hosts = Hosts::start(1).await;
+    let _node = hosts.node(0, &url).await;
+    let mut monolith = Node::moleculer(Plan::monolith(&url)).await;
+    let tables = format!("{}[logins]\nrate = \"1/s\"\n", hosts.discovery(&url, ""));
+    let gateway = hosts.gateway("", &tables).await;
+    gateway.serves_from(&[&hosts.host(0)]).await;
+    is_heard(&gateway, &mut monolith).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(gateway.client().await);
+    }
+    let wave = async || gateway.metrics().await.sum("reload_wave_seconds", &[]);
+    for (version, seconds) in [("v1", 0.0), ("v1", 0.0), ("v2", 20.0)] {
+        let before = heard(&gateway, "client_version").await;
+        let record = json!([{"_id": "web.browser", "version": version, "assets": []}]);
+        monolith
+            .broadcast("meteor.clientVersionUpdated", record)
+            .await;
+        until("the version to be heard", async || {
+            heard(&gateway, "client_version").await > before
+        })
+        .await;
+        settles("the length of the wave", seconds, wave).await;
+    }
+    for client in &mut clients {
+        client.streamer().await;
+    }
+}

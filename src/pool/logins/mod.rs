@@ -209,6 +209,11 @@ impl Logins {
         self.lock().rate_limit()
     }
 
+    /// The same, and `None` when nothing is limited.
+    pub fn paced_rate(&self) -> Option<u32> {
+        self.lock().paced_rate()
+    }
+
     /// Time over which the clients of a streamer that is losing this many sessions are told, so that
     /// they do not come back faster than they may log in: those of all streamers that are dying
     /// count, since they all come back to the same monolith.

@@ -405,10 +405,11 @@ impl State {
         }
     }
 
-    /// Sends what the session has to say of its own, between two messages of the client.
-    pub(super) fn speak(&mut self) {
+    /// Sends what the session has to say of its own, between two messages of the client. True when
+    /// some of it is for the client, and waits for its place.
+    pub(super) fn speak(&mut self) -> bool {
         if !self.session.speaks() || !self.up_pump.at_message_boundary() {
-            return;
+            return false;
         }
         let framing = self.session.framing();
         let spoken = self.session.take_spoken();
@@ -419,9 +420,11 @@ impl State {
                 let _ = self.up_backlog.push(&frame, usize::MAX);
             }
         }
+        let any = !spoken.to_client.is_empty();
         for message in spoken.to_client {
             self.keep_own(None, &text_frame(&wrap_for_client(framing, &message)));
         }
+        any
     }
 
     /// Keeps a copy of what is sent where that is of use, and puts fences behind it.

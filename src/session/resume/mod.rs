@@ -29,7 +29,7 @@ use proof::Proof;
 use renewal::Renewal;
 use returning::Returning;
 
-use super::{Session, machine::Phase};
+use super::{Session, machine::Phase, reload::Reload};
 use crate::{
     base::{chunk::Backlog, secret::Secret},
     ddp::message,
@@ -42,9 +42,11 @@ pub(super) struct Resume {
     tail: Option<Box<Tail>>,
     returning: Option<Box<Returning>>,
     renewal: Option<Box<Renewal>>,
+    /// The web client has a new version.
+    pub(super) reload: Option<Box<Reload>>,
     /// DDP messages of the gateway's own: for the streamer, and for the client.
     asks: Vec<String>,
-    replies: Vec<String>,
+    pub(super) replies: Vec<String>,
 }
 
 /// Messages of the gateway's own, without framing.
@@ -108,6 +110,7 @@ impl Session {
         self.phase == Phase::Live
             && !self.rules.timeouts.resume.is_zero()
             && !book.journal.farewell()
+            && !self.is_reloading()
             && book.asker.user.is_some()
             && book.logins == super::book::Logins::default()
             && book.journal.session().is_some()
@@ -241,7 +244,8 @@ impl Session {
         let settle = resume.returning.as_ref().map(|back| back.next_timeout());
         let renewal = resume.renewal.as_ref();
         let renewal = renewal.and_then(|renewal| renewal.next_timeout());
-        fence.into_iter().chain(settle).chain(renewal).min()
+        let others = fence.into_iter().chain(settle).chain(renewal);
+        others.chain(self.next_reload_timeout()).min()
     }
 
     pub(super) fn handle_resume_timeout(&mut self, now: Instant) {
@@ -249,6 +253,7 @@ impl Session {
             tail.handle_timeout(now);
         }
         self.handle_renewal_timeout(now);
+        self.handle_reload_timeout(now);
         self.settle_return(now);
     }
 
