@@ -123,6 +123,7 @@ metrics! {
     NATS_EVENTS = Counter Count "nats_events_total" ["source", "event"] "What happened to the connection to the message bus: connected, disconnected, failed (an attempt to connect), refused (credentials or permissions), lame_duck (its server is about to end), slow_consumer (messages were dropped).";
     NATS_PACKETS = Counter Count "nats_packets_total" ["source", "result"] "Packets from the message bus: ok, or why they were passed over: serialiser (neither JSON nor EJSON), version (of another protocol), malformed, sender (without a valid id), too_large.";
     NATS_HEARD = Counter Count "nats_heard_total" ["source", "event"] "Events of Rocket.Chat's services that were heard on the message bus: forced_logout, client_version, socket (opened or logged in), other (of no interest: only their beginning was looked at), unusable (they cannot be read), dropped (too many at once).";
+    CLIENT_ADDRESSES = Counter Count "client_addresses_total" ["result"] "Sockets of which the message bus told where Rocket.Chat believes the client to be: right, wrong (set HTTP_FORWARDED_COUNT).";
     AFFINITY = Counter Count "affinity_total" ["result"] "Where sessions went: kept (preferred streamer), moved (it had no room or health), new.";
 
     CONFIG_RELOADS = Counter Count "config_reloads_total" ["result"] "Configuration loads: ok, failed, unchanged.";

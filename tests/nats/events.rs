@@ -300,6 +300,25 @@ async fn services_of_nats_itself() {
     is_heard(&gateway, &mut node).await;
     let mut client = logged_in(&gateway, "ann").await;
     let session = Value::from(client.session.clone());
+    // Where the client is, as the streamers see it; of other gateways' sockets nothing is known.
+    for (session, address) in [
+        (&session, "::ffff:127.0.0.1"),
+        (&session, "10.0.0.1"),
+        (&json!("of-another-gateway"), "10.0.0.2"),
+    ] {
+        let connection = json!({
+            "id": session, "instanceId": node.id, "clientAddress": address, "httpHeaders": {},
+        });
+        let login = json!([{"userId": "uid-ann", "connection": connection}]);
+        node.broadcast("accounts.login", login).await;
+    }
+    settles("addresses of clients", (1.0, 1.0, 3.0), async || {
+        let metrics = gateway.metrics().await;
+        let count = |result| metrics.sum("client_addresses_total", &[("result", result)]);
+        let heard = metrics.sum("nats_heard_total", &[("event", "socket")]);
+        (count("right"), count("wrong"), heard)
+    })
+    .await;
     node.broadcast("user.forceLogout", json!(["uid-ann", session]))
         .await;
     assert_eq!(soon("the end", client.end()).await, logged_out());
