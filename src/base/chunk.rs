@@ -172,6 +172,18 @@ impl Backlog {
         }
     }
 
+    /// All that waits, in order, piece by piece.
+    pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        let filled = self.inner.iter();
+        filled.flat_map(|filled| {
+            let chunks = filled.chunks.iter().enumerate();
+            chunks.map(|(place, chunk)| match place {
+                0 => &chunk[filled.taken..],
+                _ => chunk.as_slice(),
+            })
+        })
+    }
+
     /// Drops `bytes` of [`Self::front`] that the peer has taken.
     pub fn advance(&mut self, bytes: usize) {
         let Some(filled) = &mut self.inner else {
@@ -229,6 +241,8 @@ mod tests {
             let take = backlog.front().len().min(1_000);
             got.extend_from_slice(&backlog.front()[..take]);
             backlog.advance(take);
+            let left: Vec<u8> = backlog.chunks().flatten().copied().collect();
+            assert_eq!(left, sent[got.len()..]);
         }
         assert_eq!(got, sent);
         assert_eq!(budget.used(), 0);

@@ -447,6 +447,27 @@ impl Session {
         self.pending = Pending::default();
     }
 
+    /// A session that comes from another gateway without its client, which is waited for. It has an
+    /// age, and some time left, in milliseconds.
+    pub(super) fn unpacked(
+        framing: Framing,
+        rules: Arc<Rules>,
+        age: u32,
+        left: u32,
+        now: Instant,
+    ) -> Self {
+        let age = Duration::from_millis(age.into());
+        let left = Duration::from_millis(left.into()).min(rules.timeouts.resume);
+        let mut session = Self::new(framing, rules, now);
+        // The system may be younger than the session.
+        session.started = now.checked_sub(age).unwrap_or(now);
+        session.timers.stop(Timer::Step as usize);
+        session.hear_client(now);
+        session.take_over(now);
+        session.lose_client(now + left);
+        session
+    }
+
     /// The client is back, on another socket.
     pub(super) fn regain_client(&mut self, now: Instant) {
         self.phase = Phase::Live;

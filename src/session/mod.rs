@@ -9,7 +9,7 @@
 //! something to count, goes to [`Effects`]. `machine` has the phases and timers, `client` and
 //! `streamer` the two sides of the dialogue, [`journal`] what was asked and is unanswered, [`quota`]
 //! how much may be asked, [`resume`] what
-//! is kept when the client's end breaks.
+//! is kept when the client's end breaks, [`portable`] a session as bytes for another gateway.
 
 mod book;
 mod client;
@@ -19,6 +19,7 @@ pub mod journal;
 pub mod limits;
 mod machine;
 pub mod migration;
+pub mod portable;
 pub mod quota;
 mod reload;
 pub mod resume;
@@ -31,6 +32,7 @@ pub use forced::ForcedLogouts;
 pub use journal::Journal;
 pub use limits::Limiter;
 pub use machine::{Action, LoginState, Phase, Rules, Session, Timeouts, Verdict};
+pub use portable::{Arrival, Unpackable, Unreadable};
 pub use quota::{Asked, Asker, QuotaRules, Quotas, Refused, Rule, Strike};
 pub use resume::{Back, ReturnKind, Returned, Shown, Spoken, Tail};
 pub use turn::{Effects, Login, Note, Turn};

@@ -9,6 +9,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Effects, Session, Turn};
+use crate::base::packing::{Garbled, Packer, Unpacker};
 
 /// News of the version that the client does not have yet, or has just been given.
 #[derive(Debug)]
@@ -18,6 +19,24 @@ pub(super) struct Reload {
     /// When it is told; then, until when it is expected to go.
     until: Instant,
     told: bool,
+}
+
+impl Reload {
+    /// Writes it; times from `now` on.
+    pub(super) fn pack(&self, now: Instant, out: &mut Packer) {
+        out.list(self.news.iter(), |out, message| out.text(message));
+        let left = self.until.saturating_duration_since(now).as_millis();
+        out.number(u32::try_from(left).unwrap_or(u32::MAX).into());
+        out.flag(self.told);
+    }
+
+    pub(super) fn unpack(now: Instant, from: &mut Unpacker<'_>) -> Result<Self, Garbled> {
+        Ok(Self {
+            news: from.list(MOST, |from| from.text().map(str::to_owned))?,
+            until: now + Duration::from_millis(from.number_u32()?.into()),
+            told: from.flag()?,
+        })
+    }
 }
 
 impl Session {

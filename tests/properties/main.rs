@@ -8,6 +8,7 @@ mod journal;
 mod logins;
 mod peer;
 mod pool;
+mod portable;
 mod quotas;
 mod requests;
 mod stream;

@@ -75,7 +75,7 @@ impl Journal {
         self.user().unwrap_or_default()
     }
 
-    fn text(&self, kind: Kind) -> Option<Cow<'_, str>> {
+    pub(super) fn text(&self, kind: Kind) -> Option<Cow<'_, str>> {
         self.identity()
             .find(|record| record.head.is(kind))
             .map(|record| unpack(self.arena.body(&record), ""))
@@ -106,7 +106,7 @@ impl Journal {
         }
     }
 
-    fn keep(&mut self, kind: Kind, text: &str) {
+    pub(super) fn keep(&mut self, kind: Kind, text: &str) {
         if text.len() > LONGEST_TEXT {
             return;
         }

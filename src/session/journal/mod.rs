@@ -12,6 +12,7 @@ mod fields;
 mod identity;
 mod name;
 mod packed;
+mod portable;
 mod watched;
 mod words;
 

@@ -177,10 +177,11 @@ impl Session {
     /// With the reason why it cannot be moved, at least now.
     pub fn begin_move(&mut self, now: Instant) -> Result<(), Unmovable> {
         let fence = self.millis(now);
-        if self.phase == Phase::Detached || self.is_returning() {
+        if self.is_returning() {
             return Err(Unmovable::Resuming);
         }
-        let Some(book) = self.book.as_mut().filter(|_| self.phase == Phase::Live) else {
+        let served = matches!(self.phase, Phase::Live | Phase::Detached);
+        let Some(book) = self.book.as_mut().filter(|_| served) else {
             return Err(Unmovable::NotLive);
         };
         if book.logins.held > 0 || book.logins.running > 0 {

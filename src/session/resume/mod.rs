@@ -13,6 +13,7 @@
 //! a page has no number in it.
 
 mod missed;
+mod portable;
 mod proof;
 mod renewal;
 mod returning;

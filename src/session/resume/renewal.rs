@@ -25,9 +25,13 @@ use super::{
         migration::PRIVATE,
     },
     Resume,
+    portable::millis,
 };
 use crate::{
-    base::secret::Secret,
+    base::{
+        packing::{Garbled, Packer, Unpacker},
+        secret::Secret,
+    },
     ddp::{Kind as Message, LoginReply, login, reply},
 };
 
@@ -95,6 +99,47 @@ impl Renewal {
         });
     }
 
+    /// Writes it, unless the login is under way; times from `now` on.
+    pub(super) fn pack(&self, now: Instant, out: &mut Packer) -> Result<(), LoggingIn> {
+        let (step, until) = match self.step {
+            Step::Lapsed => (0, None),
+            Step::Waiting => (1, None),
+            Step::Pausing { until } => (2, Some(until)),
+            Step::Answered { until } => (3, Some(until)),
+            Step::Sent { .. } => return Err(LoggingIn),
+        };
+        out.byte(step);
+        let until = until.map(|until| until.saturating_duration_since(now));
+        for time in [
+            now.saturating_duration_since(self.began),
+            until.unwrap_or_default(),
+            self.pause,
+        ] {
+            out.number(millis(time));
+        }
+        out.list(self.owed.iter(), |out, id| out.text(id));
+        Ok(())
+    }
+
+    pub(super) fn unpack(now: Instant, from: &mut Unpacker<'_>) -> Result<Self, Garbled> {
+        let step = from.byte()?;
+        let mut time = || from.number_u32().map(u64::from).map(Duration::from_millis);
+        let (age, left, pause) = (time()?, time()?, time()?);
+        let until = now + left;
+        Ok(Self {
+            began: now.checked_sub(age).unwrap_or(now),
+            owed: from.list(MOST_OWED, |from| from.text().map(str::to_owned))?,
+            step: match step {
+                0 => Step::Lapsed,
+                1 => Step::Waiting,
+                2 => Step::Pausing { until },
+                3 => Step::Answered { until },
+                _ => return Err(Garbled),
+            },
+            pause,
+        })
+    }
+
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         match self.step {
             Step::Pausing { until } | Step::Answered { until } => Some(until),
@@ -102,6 +147,9 @@ impl Renewal {
         }
     }
 }
+
+/// A login of the gateway's own has no answer yet.
+pub(in crate::session) struct LoggingIn;
 
 /// Whether the client has the document of its user, as far as that is known.
 pub(super) fn has_own_document(journal: &Journal) -> bool {

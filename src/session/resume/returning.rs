@@ -16,9 +16,13 @@ use super::{
     },
     Resume,
     missed::Missed,
+    portable::{MOST_IDS, millis},
     renewal::{Renewal, has_own_document},
 };
-use crate::ddp::{Connected, Kind as Message, ids, login, reply, request::unsub, resume_token};
+use crate::{
+    base::packing::{Garbled, Packer, Unpacker},
+    ddp::{Connected, Kind as Message, ids, login, reply, request::unsub, resume_token},
+};
 
 /// How a client got its leg back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +93,52 @@ struct Owed {
 impl Returning {
     pub(super) fn next_timeout(&self) -> Instant {
         self.next
+    }
+
+    /// Writes it; times from `now` on.
+    pub(super) fn pack(&self, now: Instant, out: &mut Packer) {
+        out.flag(self.kind == Kind::Resumed);
+        out.list(self.methods.iter(), |out, owed| {
+            out.text(&owed.id);
+            out.option(owed.result.as_deref(), Packer::text);
+            out.flag(owed.updated);
+        });
+        for ids in [&self.done, &self.unnamed, &self.gone, &self.ended] {
+            out.list(ids.iter(), |out, id| out.text(id));
+        }
+        for time in [self.next, self.until] {
+            out.number(millis(time.saturating_duration_since(now)));
+        }
+    }
+
+    pub(super) fn unpack(now: Instant, from: &mut Unpacker<'_>) -> Result<Self, Garbled> {
+        let kind = match from.flag()? {
+            true => Kind::Resumed,
+            false => Kind::Rebound,
+        };
+        let methods = from.list(MOST_IDS, |from| {
+            Ok(Owed {
+                id: from.text()?.to_owned(),
+                result: from.option(|from| from.text())?.map(str::to_owned),
+                updated: from.flag()?,
+            })
+        })?;
+        let mut ids = || from.list(MOST_IDS, |from| from.text().map(str::to_owned));
+        let (done, unnamed, gone, ended) = (ids()?, ids()?, ids()?, ids()?);
+        let mut time = || {
+            from.number_u32()
+                .map(|time| now + Duration::from_millis(time.into()))
+        };
+        Ok(Self {
+            kind,
+            methods,
+            done,
+            unnamed,
+            gone,
+            ended,
+            next: time()?,
+            until: time()?,
+        })
     }
 
     fn owes(&self, id: &str) -> bool {
@@ -195,6 +245,13 @@ impl Session {
                 }
             }
             let resume = book.resume.get_or_insert_default();
+            // Lost again before it had asked for all: what waits for that waits on.
+            if let Some(before) = resume.returning.take() {
+                let answered = before.methods.into_iter();
+                let answered = answered.filter(|owed| owed.result.is_some());
+                returning.methods.extend(answered);
+                returning.ended.extend(before.ended);
+            }
             if kind == Kind::Rebound {
                 Renewal::begin_anew(&mut resume.renewal);
             }

@@ -7,7 +7,13 @@
 use std::time::{Duration, Instant};
 
 use super::missed::{Missed, split};
-use crate::{base::chunk::Backlog, ddp::Framing};
+use crate::{
+    base::{
+        chunk::Backlog,
+        packing::{Garbled, Packer, Unpacker},
+    },
+    ddp::Framing,
+};
 
 /// Bytes that are kept of one session.
 pub(super) const TAIL_BYTES: usize = 256 * 1024;
@@ -199,6 +205,26 @@ impl Tail {
         self.base = sent;
         self.reopened = resumed;
         self.broken = false;
+    }
+
+    /// Writes what is kept. Nothing is being sent: there is no fence.
+    pub(super) fn pack(&self, out: &mut Packer) {
+        let mut all = Vec::with_capacity(self.bytes.len());
+        self.bytes.chunks().for_each(|chunk| all.extend(chunk));
+        out.bytes(&all);
+        out.number(self.base.into());
+        out.flag(self.reopened);
+        out.flag(self.broken);
+    }
+
+    /// What another gateway has kept, in `bytes`, which is empty.
+    pub(super) fn unpack(bytes: Backlog, from: &mut Unpacker<'_>) -> Result<Self, Garbled> {
+        let kept = from.bytes()?;
+        let mut tail = Self::new(bytes, from.number_u32()?);
+        tail.reopened = from.flag()?;
+        tail.broken = from.flag()?;
+        tail.record(kept);
+        Ok(tail)
     }
 
     fn break_off(&mut self) {

@@ -16,8 +16,8 @@ use crate::{
     },
     ddp::{Connect, Framing},
     session::{
-        Action, Asker, Disconnect, Effects, Note, Passage, Phase, QuotaRules, Quotas, Rules,
-        Session, Timeouts, Turn, Verdict, limits::Allowance,
+        Action, Arrival, Asker, Disconnect, Effects, Note, Passage, Phase, QuotaRules, Quotas,
+        Rules, Session, Timeouts, Turn, Verdict, limits::Allowance,
     },
     ws::{FrameHeader, MAX_HEADER, OpCode},
 };
@@ -227,13 +227,36 @@ impl World {
         self.streamer.clear();
     }
 
+    /// The session as another gateway has it, if it can be packed now.
+    fn twin(&self) -> Option<Session> {
+        let packed = self.session.pack(self.now).ok()?;
+        let there = |now| Arrival {
+            rules: rules(),
+            quotas: &self.quotas,
+            asker: asker(),
+            tail: Backlog::new(self.budget.clone()),
+            now,
+        };
+        let twin = Session::unpack(packed.expose(), there(self.now)).unwrap();
+        let again = twin.pack(self.now).unwrap();
+        assert!(again == packed, "what was packed, packed again");
+        assert_eq!(twin.next_timeout(), self.session.next_timeout());
+        Some(twin)
+    }
+
+    /// The client is back: at this gateway and, if possible, at another one, where it stays.
     fn returns(&mut self, received: Option<u64>) -> Returned {
-        let back = Back {
+        let back = || Back {
             received,
             fresh: "new",
             asker: asker(),
         };
-        let returned = self.session.handle_return(back, self.now);
+        let twin = self.twin();
+        let returned = self.session.handle_return(back(), self.now);
+        if let Some(mut twin) = twin {
+            assert_eq!(twin.handle_return(back(), self.now), returned);
+            self.session = twin;
+        }
         self.client.push(parse(&returned.connected));
         for missed in split(&returned.missed, Framing::Raw).unwrap() {
             self.client.push(parse(&missed.json));
@@ -382,6 +405,29 @@ fn an_answer_waits_until_the_client_asks_again() {
         world.asks(method("2"));
         assert_eq!(world.client(), [result("2"), updated("2")]);
         assert!(!world.streamer().contains(&method("2")));
+    }
+}
+
+#[test]
+fn an_answer_that_waits_is_not_lost_with_the_client() {
+    for received in [true, false] {
+        let mut world = World::logged_in();
+        world.asks(method("2"));
+        let count = u64::from(world.session.sent());
+        world.loses_client();
+        world.returns(received.then_some(count));
+        world.says(result("2"));
+        world.says(updated("2"));
+        // Before it has asked again.
+        world.loses_client();
+        world.returns(received.then_some(count + 1));
+        world.client();
+        world.asks(method("2"));
+        assert_eq!(world.client(), [result("2"), updated("2")], "{received}");
+        assert!(
+            !world.streamer().contains(&method("2")),
+            "it would run twice"
+        );
     }
 }
 
