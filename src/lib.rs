@@ -65,6 +65,7 @@
 //!   versions of the web client, which [`proxy::reloads`] tells one client after the other.
 //! - [`proxy`]: [`proxy::Gateway`] takes a request through its phases; `relay` and `pump` carry a
 //!   session; [`proxy::registry`] knows the open ones.
+//! - [`proxy::handover`]: sessions that go on at another gateway.
 //! - [`control`], [`admin`]: the process and the pages that show and steer it.
 //! - [`demo`]: streamers and a monolith with the real ones' quirks, in this process.
 //!
@@ -112,6 +113,21 @@
 //!    that comes back shows the user's token, and the relay that has the session hands all of it to
 //!    the newcomer's ([`session::resume`], `proxy::detached`).
 //! 9. The end: close frames on both sides at frame boundaries, two seconds at most, one log line.
+//!
+//! # The life of a session that changes gateways
+//!
+//! 1. A client's `connect` names a session that is not here. Who has it is asked on the bus, by a hash
+//!    of the name, while the client shows its token. The owner answers with its address and a ticket.
+//! 2. This gateway shows ticket and token at the owner's peer listener. There it is a claim like one
+//!    of the owner's own: the relay lets go of client and session, which is packed
+//!    ([`session::portable`]) and sent, sealed.
+//! 3. The taker says that it can read it, the owner says that it is the taker's. Up to that byte the
+//!    owner would keep it, and behind it the taker has it: never both.
+//! 4. The owner is now a pipe between the leg and the taker, and still counts the leg. To the taker's
+//!    relay the pipe is the leg: it greets the client as one that has come back.
+//! 5. The session is ordered to move, to any streamer, as below. With its old leg the pipe ends.
+//!
+//! A gateway that drains begins at 2, with sessions whose clients are away: these move without them.
 //!
 //! # The life of a session that moves
 //!

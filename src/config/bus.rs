@@ -14,7 +14,7 @@ use super::{
         text::FilePath,
     },
 };
-use crate::base::secret::Secret;
+use crate::base::{id::ListenAddr, secret::Secret};
 
 /// A way to log in, and where it is written.
 struct Way<'a> {
@@ -125,8 +125,17 @@ impl Builder<'_> {
             },
         };
         let subject = replicas.subject.value.0.clone();
+        let address = |key: &Option<Setting<ListenAddr>>| key.as_ref().map(|key| key.value);
+        let (listen, address) = (address(&replicas.listen), address(&replicas.address));
         let enabled = bus.filter(|_| replicas.enabled.value);
-        enabled.map(|bus| Box::new(Replicas { bus, subject }))
+        enabled.map(|bus| {
+            Box::new(Replicas {
+                bus,
+                subject,
+                listen,
+                address,
+            })
+        })
     }
 
     /// What was read elsewhere too.

@@ -574,6 +574,16 @@ tables! {
         /// replicas of each other, so two deployments on one bus need two.
         subject: Setting<Subject> = "ddp-gateway",
 
+        /// Where the other gateways fetch sessions whose clients came back to them instead of here,
+        /// and leave theirs when they end. Without it a client that comes back to another gateway
+        /// begins anew. Only gateways may reach this address, and all of them need the same
+        /// affinity.secret: what goes over it is sealed with that.
+        listen: Option<Setting<ListenAddr>> | "0.0.0.0:4301",
+
+        /// Where the other gateways reach `listen`. Without it: the address by which this one
+        /// reaches the bus, and the port of `listen`.
+        address: Option<Setting<ListenAddr>> | "10.1.2.3:4301",
+
         /// Servers of the bus, as in [discovery.nats]. Without it, the bus of [discovery.nats] is
         /// used, with all that is said there about credentials and certificates.
         url: Option<Setting<OneOrMany<NatsUrl>>> | "nats://nats:4222",

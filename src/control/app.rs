@@ -19,6 +19,7 @@ use super::{
     banner, bounds,
     drain::{self, Exit, Progress},
     events_task::{self, Events},
+    handover_task,
     listeners::Listeners,
     login_task, moves,
     pools::{Listings, Pools},
@@ -238,6 +239,7 @@ impl App {
         tokio::spawn(login_task::run(inner.clone()));
         tokio::spawn(events_task::run(inner.clone(), heard));
         tokio::spawn(moves::run(inner.clone()));
+        tokio::spawn(handover_task::run(inner.clone()));
         Ok(Self {
             control: Control(inner),
         })

@@ -22,7 +22,7 @@ use super::app::Inner;
 use crate::{
     base::id::SessionId,
     config::model::Drain,
-    proxy::{mailbox::Command, shared::Phase},
+    proxy::{handover, mailbox::Command, shared::Phase},
     session::Disconnect,
     telemetry::names,
 };
@@ -124,7 +124,10 @@ pub(super) fn begin(inner: &Arc<Inner>, terms: Drain, why: &'static str) -> bool
 }
 
 async fn run(inner: Arc<Inner>, terms: Drain, begun: Begun) {
+    // Whoever takes a session needs a moment to get a leg of its own for it.
+    give_away(&inner, begun).await;
     sleep_until((begun.at + terms.delay).min(begun.deadline)).await;
+    give_away(&inner, begun).await;
     inner.exit.stage.send_replace(Stage::Closing);
     inner.phase.send_replace(Phase::Closing);
     inner.state.lock().await.close();
@@ -158,6 +161,13 @@ async fn run(inner: Arc<Inner>, terms: Drain, begun: Begun) {
     inner.exit.stopped.cancel();
 }
 
+/// Sessions whose clients are away go to other gateways, if there are any.
+async fn give_away(inner: &Arc<Inner>, begun: Begun) {
+    let given = handover::give_away(&inner.shared);
+    let until = (Instant::now() + GIVE_WITHIN).min(begun.deadline);
+    let _ = timeout_at(until, given).await;
+}
+
 /// Orders each session above `told` to close at a random moment until `latest`; returns the
 /// highest id seen.
 fn close_sessions(inner: &Inner, told: SessionId, latest: Instant) -> SessionId {
@@ -179,3 +189,6 @@ fn close_sessions(inner: &Inner, told: SessionId, latest: Instant) -> SessionId 
 }
 
 const POLL: Duration = Duration::from_millis(50);
+
+/// A thousand sessions take a second.
+const GIVE_WITHIN: Duration = Duration::from_secs(5);

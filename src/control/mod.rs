@@ -6,6 +6,7 @@ mod banner;
 mod bounds;
 pub mod drain;
 mod events_task;
+mod handover_task;
 pub mod listeners;
 mod login_task;
 mod moves;

@@ -85,7 +85,7 @@ pub async fn dial(
 }
 
 /// Small messages go out at once, and a peer that vanished is noticed.
-pub(super) fn configure(stream: &TcpStream) -> io::Result<()> {
+pub fn configure(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(20))

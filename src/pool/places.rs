@@ -71,8 +71,16 @@ impl Pool {
         let wakers = self.serve(&mut state);
         let seed = state.random.draw();
         let view = self.view.load();
-        let avoid = std::slice::from_ref(&from.id);
-        let picked = pick::choose(&view, &Wish::default(), avoid, seed, now).and_then(|to| {
+        // Whose leg is at another gateway needs one of this gateway's, best to where it is.
+        let (avoid, preferred) = match from.is_elsewhere() {
+            true => (&[][..], Some(from.id.clone())),
+            false => (std::slice::from_ref(&from.id), None),
+        };
+        let wish = Wish {
+            preferred,
+            ..Wish::default()
+        };
+        let picked = pick::choose(&view, &wish, avoid, seed, now).and_then(|to| {
             let better = !optional || pick::levels(&view, from, to);
             if !state.queue.is_empty() || !better {
                 return Err(PickError::Full);

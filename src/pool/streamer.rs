@@ -73,6 +73,11 @@ impl Streamer {
         self.sessions().saturating_add(self.expected())
     }
 
+    /// Whether it stands for one of another gateway: it is in no pool.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.pool.strong_count() == 0
+    }
+
     pub(super) fn slots(&self) -> &Arc<Slots> {
         &self.slots
     }
@@ -156,6 +161,20 @@ impl Permit {
     /// The caller has taken the slot already.
     pub(super) fn new(streamer: Arc<Streamer>) -> Self {
         Self { streamer }
+    }
+
+    /// A place that somebody else counts, for a leg that leads there.
+    pub fn counted_elsewhere(id: StreamerId, addr: StreamerAddr) -> Self {
+        let slots = Slots::new(Gauge::noop());
+        slots.take();
+        Self {
+            streamer: Streamer::new(id, addr, Arc::new(slots), Weak::new()),
+        }
+    }
+
+    /// Whether another gateway counts the place.
+    pub fn is_counted_elsewhere(&self) -> bool {
+        self.streamer.is_elsewhere()
     }
 
     pub fn streamer(&self) -> &Arc<Streamer> {

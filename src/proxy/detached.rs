@@ -6,7 +6,6 @@
 
 use std::{
     collections::HashMap,
-    hash::BuildHasher,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,6 +16,7 @@ use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
 
 use super::{
+    handover::NameHash,
     registry::{Entry, Registry, Standing},
     relay::Kept,
 };
@@ -39,9 +39,10 @@ pub(super) struct Detached {
 /// keeps no memory for it, and nobody waits for a lock. A name that finds its bucket full takes the
 /// place of another, whose client is then a newcomer like any other when it comes back. The relay
 /// that is found compares the name itself.
+///
+/// The hash is the one that other gateways ask by.
 #[derive(Debug)]
 struct Names {
-    hasher: RandomState,
     /// Buckets of [`BUCKET`]: 32 bits of the hash and 32 bits of the session's number; 0 is empty.
     slots: Box<[AtomicU64]>,
 }
@@ -51,14 +52,34 @@ pub(super) struct Wanted {
     pub(super) name: String,
     /// Messages that the client says it has.
     pub(super) received: Option<u64>,
-    pub(super) holder: Arc<Entry>,
+    pub(super) holder: Holder,
+}
+
+/// Who has a session.
+pub(super) enum Holder {
+    Here(Arc<Entry>),
+    /// Another gateway may.
+    Elsewhere,
+}
+
+impl Holder {
+    /// The session's number, if it is one of this gateway.
+    pub(super) fn id(&self) -> Option<SessionId> {
+        match self {
+            Self::Here(entry) => Some(entry.id),
+            Self::Elsewhere => None,
+        }
+    }
 }
 
 /// What the client shows to the session's holder.
 #[derive(Debug)]
 pub(super) struct Claim {
     pub(super) name: String,
-    pub(super) token: Secret<String>,
+    /// `None`: the gateway itself wants the session of a client that is away.
+    pub(super) token: Option<Secret<String>>,
+    /// It is to go on at another gateway.
+    pub(super) leaves: bool,
     pub(super) answer: oneshot::Sender<Answer>,
 }
 
@@ -68,44 +89,59 @@ pub(super) type Answer = Option<Box<Kept>>;
 impl Detached {
     /// The client of `holder` knows its session as `name`.
     pub(super) fn name(&self, name: &str, holder: SessionId) {
-        self.names.insert(name, holder);
+        self.names.insert(NameHash::of(name), holder);
     }
 
     /// The session of `holder` is over.
     pub(super) fn forget(&self, name: &str, holder: SessionId) {
-        self.names.remove(name, holder);
+        self.names.remove(NameHash::of(name), holder);
     }
 
     /// Who has the session of this name, or another one with the same hash. `newest` is the session
     /// that came last.
     pub(super) fn holder(&self, name: &str, newest: SessionId) -> Option<SessionId> {
-        self.names.find(name, newest)
+        self.names.find(NameHash::of(name), newest)
     }
 
     /// What `connect` asks for, if there is such a session and `newcomer` may be its client.
+    /// `asks`: other gateways can be asked for it.
     pub(super) fn find(
         &self,
         connect: &Connect,
         newcomer: &Entry,
         registry: &Registry,
+        asks: bool,
     ) -> Option<Wanted> {
         if connect.received_count.is_some() && !self.is_counting() {
             self.counting.store(true, Ordering::Relaxed);
         }
         let name = connect.session.as_ref()?;
-        let holder = registry.find(self.names.find(name, newcomer.id)?)?;
-        let fits = holder.id != newcomer.id
-            && holder.framing == newcomer.framing
-            && holder.pool.name() == newcomer.pool.name()
-            && matches!(
-                holder.place().standing,
-                Standing::LoggedIn | Standing::Detached
-            );
-        fits.then(|| Wanted {
+        let here = self.names.find(NameHash::of(name), newcomer.id);
+        let here = here.and_then(|holder| registry.find(holder));
+        let holder = match here {
+            Some(holder) => {
+                let fits = holder.id != newcomer.id
+                    && holder.framing == newcomer.framing
+                    && holder.pool.name() == newcomer.pool.name()
+                    && matches!(
+                        holder.place().standing,
+                        Standing::LoggedIn | Standing::Detached
+                    );
+                fits.then_some(Holder::Here(holder))?
+            }
+            None if asks => Holder::Elsewhere,
+            None => return None,
+        };
+        Some(Wanted {
             name: name.clone(),
             received: connect.received_count,
             holder,
         })
+    }
+
+    /// The session that another gateway asks for.
+    pub(super) fn find_hashed(&self, name: NameHash, registry: &Registry) -> Option<Arc<Entry>> {
+        registry.find(self.names.find(name, registry.newest())?)
     }
 
     /// Whether clients here count their messages.
@@ -117,23 +153,47 @@ impl Detached {
     /// claims for one session counts, the second one's receiver is closed.
     pub(super) fn claim(
         &self,
-        wanted: &Wanted,
+        name: &str,
+        holder: &Entry,
         token: Secret<String>,
     ) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
-        let mut claims = self.lock();
-        let claim = claims.get(&wanted.holder.id);
-        if claim.is_none_or(|earlier| earlier.answer.is_closed()) {
-            let claim = Claim {
-                name: wanted.name.clone(),
-                token,
-                answer,
-            };
-            claims.insert(wanted.holder.id, claim);
-            drop(claims);
-            wanted.holder.mailbox.call();
-        }
+        let claim = Claim {
+            name: name.to_owned(),
+            token: Some(token),
+            leaves: false,
+            answer,
+        };
+        self.leave(holder, claim);
         receiver
+    }
+
+    /// The same for another gateway; without a token for one that drains, whatever the name.
+    pub(super) fn claim_away(
+        &self,
+        name: &str,
+        holder: &Entry,
+        token: Option<Secret<String>>,
+    ) -> oneshot::Receiver<Answer> {
+        let (answer, receiver) = oneshot::channel();
+        let claim = Claim {
+            name: name.to_owned(),
+            token,
+            leaves: true,
+            answer,
+        };
+        self.leave(holder, claim);
+        receiver
+    }
+
+    fn leave(&self, holder: &Entry, claim: Claim) {
+        let mut claims = self.lock();
+        let earlier = claims.get(&holder.id);
+        if earlier.is_none_or(|earlier| earlier.answer.is_closed()) {
+            claims.insert(holder.id, claim);
+            drop(claims);
+            holder.mailbox.call();
+        }
     }
 
     /// The claim for a session, for its holder.
@@ -152,7 +212,7 @@ impl Detached {
 }
 
 impl Names {
-    fn insert(&self, name: &str, holder: SessionId) {
+    fn insert(&self, name: NameHash, holder: SessionId) {
         let (bucket, value) = self.place(name, holder);
         let is_free = |slot: &&AtomicU64| {
             let held = slot.load(Ordering::Relaxed);
@@ -164,7 +224,7 @@ impl Names {
         slot.store(value, Ordering::Relaxed);
     }
 
-    fn remove(&self, name: &str, holder: SessionId) {
+    fn remove(&self, name: NameHash, holder: SessionId) {
         let (bucket, value) = self.place(name, holder);
         for slot in bucket {
             let _ = slot.compare_exchange(value, 0, Ordering::Relaxed, Ordering::Relaxed);
@@ -172,7 +232,7 @@ impl Names {
     }
 
     /// The number of the session; `later` is one that was opened after it.
-    fn find(&self, name: &str, later: SessionId) -> Option<SessionId> {
+    fn find(&self, name: NameHash, later: SessionId) -> Option<SessionId> {
         let (bucket, value) = self.place(name, later);
         let held = bucket
             .iter()
@@ -182,8 +242,8 @@ impl Names {
         Some(SessionId(number))
     }
 
-    fn place(&self, name: &str, holder: SessionId) -> (&[AtomicU64], u64) {
-        let hash = self.hasher.hash_one(name);
+    fn place(&self, name: NameHash, holder: SessionId) -> (&[AtomicU64], u64) {
+        let hash = name.number();
         let first = (hash & LOW) as usize % (SLOTS / BUCKET) * BUCKET;
         // Never 0, which is empty.
         let value = (hash | 1 << 32) & !LOW | holder.0 & LOW;
@@ -194,7 +254,6 @@ impl Names {
 impl Default for Names {
     fn default() -> Self {
         Self {
-            hasher: RandomState::default(),
             slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -207,27 +266,31 @@ const SLOTS: usize = 128 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::{Names, SLOTS};
+    use super::{NameHash, Names, SLOTS};
     use crate::base::id::SessionId;
+
+    fn named(number: u64) -> NameHash {
+        NameHash::of(&format!("n{number}"))
+    }
 
     #[test]
     fn names_are_found_until_they_are_forgotten() {
         let names = Names::default();
         let late = SessionId(1 << 33 | 7);
         for number in 0..20_000 {
-            names.insert(&format!("n{number}"), SessionId(1 << 33 | number));
+            names.insert(named(number), SessionId(1 << 33 | number));
         }
-        let found = |number: u64| names.find(&format!("n{number}"), late);
+        let found = |number: u64| names.find(named(number), late);
         let right =
             (0..20_000).filter(|&number| found(number) == Some(SessionId(1 << 33 | number)));
         assert!(right.count() > 19_900, "buckets are seldom full");
         for number in 0..20_000 {
             // Another session's name stays.
-            names.remove(&format!("n{number}"), SessionId(number + 1));
+            names.remove(named(number), SessionId(number + 1));
         }
         assert!(found(19_999).is_some());
         for number in 0..20_000 {
-            names.remove(&format!("n{number}"), SessionId(1 << 33 | number));
+            names.remove(named(number), SessionId(1 << 33 | number));
         }
         assert_eq!(found(19_999), None);
         // What was pushed out is gone already; nothing else is left.
@@ -242,11 +305,11 @@ mod tests {
     fn more_names_than_places_are_no_trouble() {
         let names = Names::default();
         for number in 0..3 * SLOTS as u64 {
-            names.insert(&number.to_string(), SessionId(number));
+            names.insert(named(number), SessionId(number));
         }
         let last = 3 * SLOTS as u64 - 1;
         assert_eq!(
-            names.find(&last.to_string(), SessionId(last)),
+            names.find(named(last), SessionId(last)),
             Some(SessionId(last))
         );
     }

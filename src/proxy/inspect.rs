@@ -184,7 +184,10 @@ impl FromClient<'_> {
         self.session
             .handle_connect(&connect, asker, self.effect.now);
         let Effect { shared, entry, .. } = self.effect;
-        self.wanted = shared.detached.find(&connect, entry, &shared.registry);
+        let asks = shared.handover.is_open();
+        self.wanted = shared
+            .detached
+            .find(&connect, entry, &shared.registry, asks);
         if self.wanted.is_some() {
             self.session.begin_proof();
         }

@@ -12,10 +12,14 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::registry::Entry;
-use crate::{ddp::Framing, net::dial::LegRequest};
+use crate::{
+    base::packing::{Garbled, Packer, Unpacker},
+    ddp::Framing,
+    net::dial::LegRequest,
+};
 
 /// What is said about a client in an upgrade request, but for its addresses.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Introduction {
     host: String,
     headers: HeaderMap,
@@ -55,6 +59,39 @@ impl Introduction {
             host: self.host.clone(),
             headers,
         }
+    }
+
+    /// Writes it for another gateway.
+    pub(super) fn pack(&self, out: &mut Packer) {
+        out.text(&self.host);
+        let headers: Vec<_> = self.headers.iter().collect();
+        out.list(headers.into_iter(), |out, (name, value)| {
+            out.text(name.as_str());
+            out.bytes(value.as_bytes());
+        });
+        out.option(self.way.as_ref(), |out, way| out.bytes(way.as_bytes()));
+    }
+
+    pub(super) fn unpack(from: &mut Unpacker<'_>) -> Result<Self, Garbled> {
+        let host = from.text()?.to_owned();
+        let value = |bytes| HeaderValue::from_bytes(bytes).map_err(|_| Garbled);
+        let pairs = from.list(MOST_HEADERS, |from| {
+            let name = HeaderName::from_bytes(from.text()?.as_bytes()).map_err(|_| Garbled)?;
+            Ok((name, value(from.bytes()?)?))
+        })?;
+        // It stands in a request's head.
+        if !host.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Garbled);
+        }
+        let mut headers = HeaderMap::with_capacity(pairs.len());
+        for (name, value) in pairs {
+            headers.append(name, value);
+        }
+        Ok(Self {
+            host,
+            headers,
+            way: from.option(|from| value(from.bytes()?))?,
+        })
     }
 
     fn key(&self) -> u64 {
@@ -117,3 +154,6 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const SMALLEST: usize = 64;
+
+/// More than the listener takes.
+const MOST_HEADERS: usize = 256;

@@ -106,9 +106,14 @@ impl Mailbox {
         }
     }
 
-    /// The claim has to wait until the relay is woken by something else.
+    /// The claim has to wait until the relay has gone through more, or is woken by something else.
     pub(super) fn call_later(&self) {
         self.called.store(true, Ordering::Release);
+    }
+
+    /// Whether somebody claims the session and waits.
+    pub(super) fn is_called(&self) -> bool {
+        self.called.load(Ordering::Acquire)
     }
 
     pub(super) fn take_call(&self) -> bool {

@@ -8,6 +8,7 @@ pub mod client;
 pub mod connection;
 mod detached;
 pub mod download;
+pub mod handover;
 mod http;
 mod inspect;
 mod introduction;

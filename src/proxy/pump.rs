@@ -144,6 +144,11 @@ impl Pump {
         !self.cursor.in_message() || !matches!(self.flow, Flow::Forward(Lane::Now))
     }
 
+    /// Whether nothing of a frame or message is in here: all that was fed has been passed on.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.cursor.at_message_boundary() && self.control.is_none()
+    }
+
     /// What waited goes on, a message that is passing there included. Only at a message boundary.
     pub(super) fn promote(&mut self) {
         debug_assert!(self.at_message_boundary());

@@ -51,7 +51,8 @@ pub struct Entry {
     pub traffic: Traffic,
     place: Mutex<Place>,
     /// What the socket came by; keeps its place among the connections.
-    connection: Arc<Connection>,
+    /// None of a session that came from another gateway without its client.
+    connection: Option<Arc<Connection>>,
     /// Its place when it shares the connection with others (RFC 8441).
     _stream: Option<Stream>,
 }
@@ -168,7 +169,8 @@ pub struct Traffic {
 #[derive(Debug)]
 pub struct Newcomer {
     pub client: ClientAddr,
-    pub connection: Arc<Connection>,
+    /// None for a session whose client is away.
+    pub connection: Option<Arc<Connection>>,
     /// Of a socket that shares its connection with others.
     pub stream: Option<Stream>,
     pub pool: Arc<Pool>,
@@ -215,6 +217,20 @@ pub struct SessionRow {
 pub struct LimitedRow {
     pub rule: &'static str,
     pub seconds_ago: u64,
+}
+
+impl Newcomer {
+    /// One that goes on where `entry` was.
+    pub(super) fn like(entry: &Entry) -> Self {
+        Self {
+            client: entry.client,
+            connection: entry.connection.clone(),
+            stream: None,
+            pool: entry.pool.clone(),
+            framing: entry.framing,
+            tls: entry.tls,
+        }
+    }
 }
 
 impl Registry {
@@ -316,7 +332,10 @@ impl Registry {
 
 impl Entry {
     pub fn peer(&self) -> PeerAddr {
-        self.connection.peer
+        match &self.connection {
+            Some(connection) => connection.peer,
+            None => PeerAddr(SocketAddr::new(self.client.0, 0)),
+        }
     }
 
     pub fn place(&self) -> Place {

@@ -5,6 +5,7 @@
 //! Each direction reads into the thread's scratch and writes on at once; only what the other side
 //! does not take is kept.
 
+mod adopted;
 mod detached;
 mod ending;
 mod moving;
@@ -263,12 +264,13 @@ impl State {
         again |= down >= buffer && self.down_backlog.len() < buffer;
         self.finish(cx);
         self.record(flowed);
-        again
+        again || self.may_answer_claim()
     }
 
     fn read_orders(&mut self, cx: &Context<'_>, now: Instant) {
         let mailbox = &self.registration.entry().mailbox;
-        if let Stage::Greeting(_) = self.stage {
+        // The first pass: it is counted from its end on.
+        if self.counted_as == Standing::Greeting {
             mailbox.register(cx.waker());
         }
         match mailbox.take() {

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     detached::Detached,
+    handover::Handover,
     introduction::Introductions,
     meters::{MoveMeters, RequestMeters},
     registry::{Entry, Registry},
@@ -58,6 +59,8 @@ pub struct Shared {
     pub recall: Recall,
     /// Sessions by the names that their clients know.
     pub(super) detached: Detached,
+    /// Sessions that change between gateways.
+    pub handover: Handover,
     /// Who may log in; for all pools.
     pub logins: Arc<Logins>,
     /// Who was logged out by force lately.
@@ -94,6 +97,7 @@ impl Shared {
             detached: Detached::default(),
             forced_logouts,
             reloads: Reloads::new(),
+            handover: Handover::new(),
             budget,
             attaching: Semaphore::new(ATTACHING),
             tasks: TaskTracker::new(),

@@ -158,7 +158,7 @@ impl Visit<'_> {
         let on_upgrade = incoming::on_upgrade(&mut request);
         let newcomer = Newcomer {
             client: self.client.addr,
-            connection: self.connection.clone(),
+            connection: Some(self.connection.clone()),
             stream,
             pool: self.pool.clone(),
             framing: self.framing(),

@@ -76,6 +76,10 @@ metrics! {
     RESUMES = Counter Count "resumes_total" ["outcome"] "Sessions whose client's connection broke: resumed (it came back and got what it missed), rebound (it came back and got its leg under a new session id), expired (it did not come back in time), overflow (more was missed than is kept), refused (somebody came with the id and another token).";
     RELOADS_HELD = Counter Count "reloads_held_total" [] "Times that a web client was told later that there is a new version of it, which makes it load its page anew.";
     RELOAD_WAVE_SECONDS = Gauge Seconds "reload_wave_seconds" [] "Time over which clients hear of a new version of the web client, each at a moment of its own; 0 when nobody is to hear of one.";
+    HANDOVERS = Counter Count "session_handovers_total" ["side", "outcome"] "Sessions that changed from one gateway to another: given (by this one) or taken: done, not_given (there is no such session, or the token is another one), unreachable, lost, late, refused.";
+    HANDOVER_SECONDS = Histogram Seconds "session_handover_seconds" [] "From a client's connect until its session, which another gateway had, is here.";
+    HANDOVER_PIPES = Gauge Count "session_handover_pipes" [] "Legs here whose sessions are at another gateway, until these have legs of their own.";
+    OWNER_LOOKUPS = Counter Count "owner_lookups_total" ["outcome"] "Questions to other gateways who has the session that a client names: found, unknown, crowded (too many at once: not asked).";
     SESSION_MESSAGES = Counter Count "session_messages_total" ["direction"] "WebSocket messages forwarded: up (from clients), down (to clients).";
     SESSION_BYTES = Counter Bytes "session_bytes_total" ["direction"] "WebSocket bytes forwarded, frame headers included.";
     SESSION_SECONDS = Histogram Seconds "session_seconds" [] "Life of client sockets.";

@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Certificate, Ranges};
-use crate::base::secret::Secret;
+use crate::base::{id::ListenAddr, secret::Secret};
 
 /// How a bus is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +101,10 @@ pub struct Replicas {
     pub bus: Bus,
     /// Every subject that they use begins with this and a dot.
     pub subject: String,
+    /// Where others fetch sessions; `None`: nowhere.
+    pub listen: Option<ListenAddr>,
+    /// Where they reach that; `None`: the address by which this gateway reaches the bus.
+    pub address: Option<ListenAddr>,
 }
 
 impl Replicas {

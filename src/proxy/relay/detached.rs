@@ -13,13 +13,14 @@ use tracing::{info, warn};
 
 use super::{Ends, Leg, Own, Stage, State, is_closing};
 use crate::{
-    base::chunk::Backlog,
+    base::{chunk::Backlog, secret::Secret},
     ddp::{wrap_for_client, wrap_for_streamer},
     net::stream::Downstream,
     pool::logins::LoginPermit,
     proxy::{
         attach::{Opening, attach, masked_text_frame, text_frame},
-        detached::{Answer, Wanted},
+        detached::{Answer, Holder, Wanted},
+        handover::{Errand, Fetch},
         inspect::{Effect, turn},
         pump::Pump,
         shared,
@@ -30,13 +31,15 @@ use crate::{
 
 /// All there is of a session but its client.
 pub(in crate::proxy) struct Kept {
-    leg: Leg,
-    session: Session,
-    down_pump: Pump,
-    up_backlog: Backlog,
-    own: Option<Box<Own>>,
+    pub(super) leg: Leg,
+    pub(super) session: Session,
+    pub(super) down_pump: Pump,
+    pub(super) up_backlog: Backlog,
+    pub(super) own: Option<Box<Own>>,
     /// Of a login of the gateway's own that has no answer yet.
-    login: Option<Box<LoginPermit>>,
+    pub(super) login: Option<Box<LoginPermit>>,
+    /// The session as another gateway reads it, for one that is to leave.
+    pub(super) packed: Option<Secret<Vec<u8>>>,
 }
 
 impl Kept {
@@ -71,9 +74,27 @@ impl fmt::Debug for Kept {
 pub(super) struct Proving {
     opening: Box<Opening>,
     wanted: Wanted,
-    /// The holder has been asked.
-    answer: Option<oneshot::Receiver<Answer>>,
+    asked: Asked,
     deadline: Pin<Box<Sleep>>,
+}
+
+/// Whether the holder has been asked.
+enum Asked {
+    No,
+    Here(oneshot::Receiver<Answer>),
+    Elsewhere(Fetch),
+}
+
+impl Asked {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Answer> {
+        let answer = match self {
+            Self::No => return Poll::Pending,
+            Self::Here(answer) | Self::Elsewhere(Fetch { answer, .. }) => answer,
+        };
+        Pin::new(answer)
+            .poll(cx)
+            .map(|answer| answer.ok().flatten())
+    }
 }
 
 impl State {
@@ -89,6 +110,15 @@ impl State {
 
     /// Lets go of the client and keeps its leg, if that can be.
     pub(super) fn try_detach(&mut self, now: Instant) -> bool {
+        self.stop_moving(now);
+        let can = self.can_detach() && !self.is_forced_out(now);
+        if can {
+            self.detach(now);
+        }
+        can
+    }
+
+    fn stop_moving(&mut self, now: Instant) {
         if self.session.is_moving() {
             self.session.handle_shadow_lost(Aborted::Ended, now);
             while let Some(action) = self.session.poll_action() {
@@ -96,11 +126,6 @@ impl State {
             }
             self.write_asks(now);
         }
-        let can = self.can_detach() && !self.is_forced_out(now);
-        if can {
-            self.detach(now);
-        }
-        can
     }
 
     fn can_detach(&self) -> bool {
@@ -145,6 +170,13 @@ impl State {
         );
     }
 
+    /// What kept a claim waiting has ended within this pass.
+    pub(super) fn may_answer_claim(&self) -> bool {
+        self.registration.entry().mailbox.is_called()
+            && self.down_pump.is_at_rest()
+            && (self.session.phase() != Phase::Detached || self.session.is_quiet())
+    }
+
     /// Somebody claims the session.
     pub(super) fn answer_claim(&mut self, now: Instant) {
         let entry = self.registration.entry().clone();
@@ -164,7 +196,16 @@ impl State {
             let _ = claim.answer.send(None);
             return self.session.close(Disconnect::ForcedLogout, now);
         }
-        if !self.session.is_proven(&claim.name, &claim.token) {
+        let proven = match &claim.token {
+            Some(token) => self.session.is_proven(&claim.name, token),
+            // The gateway's own wish, for a client that is away.
+            None if is_detached => true,
+            None => {
+                let _ = claim.answer.send(None);
+                return;
+            }
+        };
+        if !proven {
             self.registration
                 .shared()
                 .meters
@@ -183,15 +224,38 @@ impl State {
             return;
         }
         // Not within a message of the streamer; the next of its bytes come back here.
-        if !self.down_pump.at_message_boundary() {
+        let at_rest = match claim.leaves {
+            true => self.down_pump.is_at_rest(),
+            false => self.down_pump.at_message_boundary(),
+        };
+        if !at_rest {
             detached.put_back(entry.id, claim);
             entry.mailbox.call_later();
             return;
         }
-        if !is_detached && !self.try_detach(now) {
+        if is_detached {
+            self.stop_moving(now);
+        } else if !self.try_detach(now) {
             let _ = claim.answer.send(None);
             return;
         }
+        let packed = match claim.leaves {
+            true => match self.pack(now) {
+                Ok(packed) => Some(packed),
+                // What is under way comes to its end by bytes of the streamer; whoever asks does not
+                // wait for ever.
+                Err(reason) if reason.passes() => {
+                    detached.put_back(entry.id, claim);
+                    entry.mailbox.call_later();
+                    return;
+                }
+                Err(_) => {
+                    let _ = claim.answer.send(None);
+                    return;
+                }
+            },
+            false => None,
+        };
         let Some(leg) = self.leg.take() else {
             let _ = claim.answer.send(None);
             return;
@@ -205,6 +269,7 @@ impl State {
             up_backlog: std::mem::replace(&mut self.up_backlog, self.down_backlog.sibling()),
             own: self.own.take(),
             login: self.take_login(),
+            packed,
         };
         match claim.answer.send(Some(Box::new(kept))) {
             Ok(()) => self.session.end(Disconnect::Resumed),
@@ -217,6 +282,7 @@ impl State {
                     up_backlog,
                     own,
                     login,
+                    packed: _,
                 } = *kept;
                 self.leg = Some(leg);
                 self.session = session;
@@ -247,11 +313,30 @@ impl State {
 
     /// The client's `connect` names a session that is here.
     pub(super) fn start_proving(&mut self, opening: Box<Opening>, wanted: Wanted) {
+        let within = match wanted.holder {
+            Holder::Here(_) => PROVE_WITHIN,
+            Holder::Elsewhere => FETCH_WITHIN,
+        };
+        let asked = match wanted.holder {
+            Holder::Here(_) => Asked::No,
+            Holder::Elsewhere => {
+                let errand = Errand {
+                    name: wanted.name.clone(),
+                    entry: opening.entry.clone(),
+                    introduction: opening
+                        .shared
+                        .introductions
+                        .keep(&opening.request, &opening.entry),
+                    asker: opening.asker,
+                };
+                Fetch::begin(&opening.shared, errand).map_or(Asked::No, Asked::Elsewhere)
+            }
+        };
         self.stage = Stage::Proving(Box::new(Proving {
             opening,
             wanted,
-            answer: None,
-            deadline: Box::pin(tokio::time::sleep(PROVE_WITHIN)),
+            asked,
+            deadline: Box::pin(tokio::time::sleep(within)),
         }));
     }
 
@@ -261,26 +346,29 @@ impl State {
             return;
         };
         let late = proving.deadline.as_mut().poll(cx).is_ready();
-        let kept = match (self.session.shown(), &mut proving.answer) {
-            (Some(Shown::Token(token)), None) if !late => {
-                let mut answer = self
-                    .registration
-                    .shared()
-                    .detached
-                    .claim(&proving.wanted, token.clone());
-                let polled = Pin::new(&mut answer).poll(cx);
-                proving.answer = Some(answer);
-                match polled {
-                    Poll::Ready(answer) => answer.ok().flatten(),
-                    Poll::Pending => return,
+        if let Some(Shown::Token(token)) = self.session.shown() {
+            match (&mut proving.asked, &proving.wanted.holder) {
+                (asked @ Asked::No, Holder::Here(holder)) if !late => {
+                    let detached = &self.registration.shared().detached;
+                    let answer = detached.claim(&proving.wanted.name, holder, token.clone());
+                    *asked = Asked::Here(answer);
                 }
+                (Asked::Elsewhere(fetch), _) => {
+                    if let Some(to) = fetch.token.take() {
+                        let _ = to.send(token.clone());
+                    }
+                }
+                _ => {}
             }
-            (Some(Shown::Token(_)), Some(answer)) => match Pin::new(answer).poll(cx) {
-                Poll::Ready(answer) => answer.ok().flatten(),
-                Poll::Pending if late => None,
-                Poll::Pending => return,
-            },
-            (Some(Shown::Nothing), _) if !late => return,
+        }
+        // Nobody asked, nobody answers; and the way to the others may have ended.
+        let answer = match (&mut proving.asked, &proving.wanted.holder) {
+            (Asked::No, Holder::Elsewhere) => Poll::Ready(None),
+            (asked, _) => asked.poll(cx),
+        };
+        let kept = match (self.session.shown(), answer) {
+            (Some(Shown::Token(_) | Shown::Nothing), Poll::Pending) if !late => return,
+            (Some(Shown::Token(_)), Poll::Ready(answer)) => answer,
             _ => None,
         };
         let Stage::Proving(proving) = std::mem::replace(&mut self.stage, Stage::Idle) else {
@@ -310,9 +398,14 @@ impl State {
             up_backlog,
             own,
             login,
+            packed: _,
         } = kept;
         self.keep_login(login);
         let streamer = leg.permit.streamer().id.clone();
+        if leg.permit.is_counted_elsewhere() {
+            let shared = self.registration.shared();
+            shared.handover.borrow(self.registration.entry().id);
+        }
         self.leg = Some(leg);
         self.session = session;
         self.down_pump = down_pump;
@@ -360,7 +453,7 @@ impl State {
             target: "access",
             event = "socket_resumed",
             session = %entry.id,
-            before = %proving.wanted.holder.id,
+            before = proving.wanted.holder.id().map(tracing::field::display),
             client = %entry.client,
             streamer = streamer.as_str(),
             kind = returned.kind.label(),
@@ -504,3 +597,6 @@ fn fresh_name(random: u128) -> String {
 
 /// For a client to show its token, and for the holder to answer.
 const PROVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The same where the holder is at another gateway and may have to finish something first.
+const FETCH_WITHIN: Duration = Duration::from_secs(4);

@@ -26,7 +26,7 @@ use crate::{
         transfer::{Departure, FromShadow, ShadowLeg, Transfer},
     },
     session::{
-        Disconnect,
+        Disconnect, Phase,
         migration::{self, Aborted, Unmovable},
     },
     ws::{CloseCode, CloseFrame, ControlFrame},
@@ -44,6 +44,11 @@ impl State {
             };
             return self.refuse_move(reason.into());
         };
+        // One whose client is away is not disturbed, unless its leg has to go.
+        let away = self.session.phase() == Phase::Detached;
+        if away && !leg.permit.is_counted_elsewhere() {
+            return self.refuse_move(Unmovable::Resuming.into());
+        }
         if let Err(reason) = self.session.begin_move(now) {
             return self.refuse_move(reason.into());
         }
@@ -293,6 +298,10 @@ impl State {
         } = old;
         let from = permit.streamer().id.clone();
         let to = leg.permit.streamer().id.clone();
+        if permit.is_counted_elsewhere() {
+            let entry = self.registration.entry();
+            self.registration.shared().handover.settle(entry.id);
+        }
         let goodbye = say_goodbye(stream, permit);
         self.registration.shared().tasks.spawn(goodbye);
         self.leg = Some(Leg {

@@ -33,7 +33,7 @@ pub(super) struct Line {
 
 /// A user's client.
 pub(super) struct Phone {
-    line: Line,
+    pub(super) line: Line,
     /// Meteor 3.5 or newer: counts the messages of its session and says how many at a reconnect.
     counts: bool,
     pub(super) token: String,
