@@ -267,10 +267,12 @@ impl Turn<'_> {
             is_quiet: true,
             accounts: Accounts::Demo,
             admin: None,
+            config: None,
+            started: None,
         };
         let Self { case, way, .. } = self;
         let mut gauge = Gauge::new(self.proxy.as_mut(), case.operation, case.act);
-        let report = order.run(None, &mut gauge).await?;
+        let report = order.run(&mut gauge).await?;
         let (reading, fault) = (gauge.reading.take(), gauge.fault.take());
         drop(order);
         if let Some(fault) = fault {
@@ -399,8 +401,10 @@ impl Turn<'_> {
             is_quiet: true,
             accounts: Accounts::Demo,
             admin: None,
+            config: None,
+            started: None,
         };
-        let report = order.run(None, &mut ()).await?;
+        let report = order.run(&mut ()).await?;
         let errors = &report.record.errors;
         let said = || {
             self.proxy

@@ -5,6 +5,7 @@
 //! `configs`, `usage` reads from the system what it costs, `bench` takes turns, `outcome` has the
 //! figures and `table` shows them.
 
+mod apart;
 mod bench;
 mod case;
 mod certificate;
@@ -19,6 +20,7 @@ mod table;
 mod usage;
 
 pub(crate) use self::{
+    apart::Apart,
     bench::{Bench, Wish},
     peer::Peer,
     servers::serve,

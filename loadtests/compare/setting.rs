@@ -14,7 +14,7 @@ pub(super) struct Setting {
     pub(super) folder: PathBuf,
     pub(super) http: SocketAddr,
     pub(super) https: SocketAddr,
-    admin: SocketAddr,
+    pub(super) admin: SocketAddr,
     monolith: SocketAddr,
     streamers: Vec<SocketAddr>,
     threads: usize,

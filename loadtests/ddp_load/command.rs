@@ -49,15 +49,21 @@ pub(crate) struct RunArgs {
     #[arg(
         long,
         value_name = "URL",
-        required_unless_present = "embedded",
-        conflicts_with = "embedded"
+        required_unless_present_any = ["embedded", "gateway"],
+        conflicts_with_all = ["embedded", "gateway"]
     )]
     pub(crate) target: Option<Origin>,
+    /// Start this program as a gateway, in a process of its own, with simulated servers behind it
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "embedded")]
+    pub(crate) gateway: Option<PathBuf>,
+    /// Connect to the gateway that is started here over TLS
+    #[arg(long, requires = "gateway")]
+    pub(crate) tls: bool,
     /// Start the gateway with simulated servers behind it, and run against that
     #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "plain")]
     pub(crate) embedded: Option<How>,
-    /// The gateway's admin listener, as 127.0.0.1:9901, for scenarios that drain
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "embedded")]
+    /// The gateway's admin listener, as 127.0.0.1:9901, for drain and soak
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["embedded", "gateway"])]
     pub(crate) admin: Option<SocketAddr>,
     /// Instead of the scenario's
     #[arg(long, value_name = "N")]

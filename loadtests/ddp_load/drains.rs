@@ -6,17 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, Request, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::{body::Bytes, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use http::Method;
 use serde_json::Value;
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::time::sleep;
 
 use crate::{
+    admin::ask,
     record::{Measure, Sample},
     scenario::Drain,
     users::Spread,
@@ -112,55 +107,8 @@ fn fullest(page: &Value) -> Option<String> {
     fullest["id"].as_str().map(str::to_owned)
 }
 
-async fn ask(admin: SocketAddr, method: Method, path: &str) -> Result<Value, String> {
-    let wrong = |what: String| format!("the admin listener {admin}: {what}");
-    let exchange = async {
-        let stream = TcpStream::connect(admin)
-            .await
-            .map_err(|error| wrong(error.to_string()))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| wrong(error.to_string()))?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, admin.to_string())
-            .header(header::CONNECTION, "close")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| wrong(error.to_string()))?;
-        let asked = async {
-            let response = sender.send_request(request).await;
-            let response = response.map_err(|error| wrong(error.to_string()))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), PAGE_BYTES)
-                .collect()
-                .await;
-            let body = body.map_err(|error| wrong(error.to_string()))?.to_bytes();
-            match status.is_success() {
-                true => serde_json::from_slice(&body).map_err(|error| wrong(error.to_string())),
-                false => {
-                    let said = String::from_utf8_lossy(&body);
-                    Err(wrong(format!("{status}: {}", said.trim())))
-                }
-            }
-        };
-        tokio::pin!(asked);
-        tokio::select! {
-            answer = &mut asked => answer,
-            // It may end right behind the answer.
-            _ = connection => asked.await,
-        }
-    };
-    match timeout(ANSWER_LIMIT, exchange).await {
-        Ok(answer) => answer,
-        Err(_) => Err(wrong("no answer in 10 s".to_owned())),
-    }
-}
-
 const LIMIT: Duration = Duration::from_secs(60);
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
-const PAGE_BYTES: usize = 16 << 20;
 
 #[cfg(test)]
 mod tests {

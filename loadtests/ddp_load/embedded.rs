@@ -32,6 +32,7 @@ pub(crate) struct Place {
     pub(crate) https: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) certificate: PathBuf,
+    pub(crate) config: PathBuf,
 }
 
 /// This program once more, as a server. It ends by itself when this is dropped.
@@ -101,6 +102,7 @@ impl<P> Embedded<P> {
 pub(crate) async fn serve(users: u32) -> Result<(), String> {
     export::recorder();
     process::raise_descriptor_limit();
+    process::give_memory_back_soon();
     let deployment = Deployment::start(STREAMERS)
         .await
         .map_err(|error| format!("the simulated servers cannot be started: {error}"))?;
@@ -108,6 +110,7 @@ pub(crate) async fn serve(users: u32) -> Result<(), String> {
     let room = users.div_ceil(2).max(500);
     let tables = format!(
         "[pool]\nsessions_per_streamer = {room}\nslow_start = \"0s\"\n\n\
+         [http]\nrequest_timeout = \"3600s\"\n\n\
          [drain]\ndelay = \"0s\"\nspread = \"500ms\"\ndeadline = \"3s\"\n\n\
          [log]\nfilter = \"warn\"\naccess = false\n"
     );
@@ -122,6 +125,7 @@ pub(crate) async fn serve(users: u32) -> Result<(), String> {
         http: front.http(),
         https: front.https(),
         certificate: front.certificate(),
+        config: front.config(),
     };
     tell_and_wait(&place).await
 }

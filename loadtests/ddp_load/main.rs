@@ -5,6 +5,8 @@
 //! `scenario` says what is done, `people` who the users are; `run` does it with a crowd of `users` or
 //! with `requests`, `watch` looks on and writes the `record`, `report` and `page` show it.
 
+mod admin;
+mod churn;
 mod command;
 #[path = "../compare/mod.rs"]
 mod compare;
@@ -20,6 +22,7 @@ mod run;
 mod scenario;
 mod schedule;
 mod target;
+mod trend;
 mod units;
 mod upload;
 #[path = "../users/mod.rs"]
@@ -29,7 +32,7 @@ mod watch;
 use std::{
     fs,
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
 };
@@ -41,11 +44,12 @@ use tokio::runtime::Runtime;
 
 use crate::{
     command::{Cli, Command, CompareArgs, EmbeddedArgs, How, RunArgs, Sources},
-    compare::{Bench, Wish},
-    embedded::Embedded,
+    compare::{Apart, Bench, Wish},
+    embedded::{Embedded, Place},
     people::Accounts,
+    report::Report,
     run::Order,
-    scenario::{KNOWN, Scenario},
+    scenario::{KNOWN, Load, Scenario},
     target::{Origin, Reach, Trust},
 };
 
@@ -113,34 +117,11 @@ async fn run(arguments: &RunArgs) -> Result<Exit, Fault> {
         Some(file) => Accounts::read(file).map_err(Fault::Usage)?,
         None => Accounts::Demo,
     };
-    let embedded = match arguments.embedded {
-        Some(_) => {
-            let embedded = Embedded::start(scenario.users).await;
-            Some(embedded.map_err(Fault::Failed)?)
-        }
-        None => None,
-    };
-    let reach = reach(arguments, embedded.as_ref())?;
-    let admin = embedded.as_ref().map(|embedded| embedded.place.admin);
-    let admin = arguments.admin.or(admin);
-    if scenario.drain.is_some() && admin.is_none() {
-        let text = "streamers are drained by the gateway's admin listener: name it with --admin";
-        return Err(Fault::Usage(text.to_owned()));
-    }
-    let order = Order {
-        load,
-        target: Arc::new(reach.target().map_err(Fault::Failed)?),
-        url: reach.origin.to_string(),
-        is_quiet: false,
-        scenario,
-        accounts,
-        admin,
-    };
-    let report = order.run(embedded.as_ref(), &mut ()).await;
-    if let Some(embedded) = embedded {
-        embedded.stop().await;
-    }
-    let report = report.map_err(Fault::Failed)?;
+    let started = Started::of(arguments, scenario.users).await;
+    let started = started.map_err(Fault::Failed)?;
+    let ended = Box::pin(run_against(&started, arguments, scenario, load, accounts)).await;
+    started.stop().await;
+    let report = ended?;
     // Who has closed the other end does not want to read it.
     let _ = writeln!(io::stdout(), "{report}");
     if let Some(file) = &arguments.json {
@@ -157,17 +138,94 @@ async fn run(arguments: &RunArgs) -> Result<Exit, Fault> {
     })
 }
 
-fn reach(arguments: &RunArgs, embedded: Option<&Embedded>) -> Result<Reach, Fault> {
+/// What was started to run against.
+enum Started {
+    Nothing,
+    Embedded(Box<Embedded>),
+    Apart(Box<Apart>),
+}
+
+impl Started {
+    async fn of(arguments: &RunArgs, users: u32) -> Result<Self, String> {
+        match (&arguments.gateway, arguments.embedded) {
+            (Some(program), _) => Ok(Self::Apart(Box::new(Apart::start(program).await?))),
+            (None, Some(_)) => Ok(Self::Embedded(Box::new(Embedded::start(users).await?))),
+            (None, None) => Ok(Self::Nothing),
+        }
+    }
+
+    fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Nothing => None,
+            Self::Embedded(embedded) => Some(&embedded.place),
+            Self::Apart(apart) => Some(&apart.place),
+        }
+    }
+
+    fn process(&self) -> Option<u32> {
+        match self {
+            Self::Nothing => None,
+            Self::Embedded(embedded) => embedded.process(),
+            Self::Apart(apart) => Some(apart.process()),
+        }
+    }
+
+    fn config(&self) -> Option<PathBuf> {
+        match self {
+            Self::Nothing => None,
+            Self::Embedded(embedded) => Some(embedded.place.config.clone()),
+            Self::Apart(apart) => Some(apart.place.config.clone()),
+        }
+    }
+
+    async fn stop(self) {
+        match self {
+            Self::Nothing => {}
+            Self::Embedded(embedded) => embedded.stop().await,
+            Self::Apart(apart) => apart.stop().await,
+        }
+    }
+}
+
+async fn run_against(
+    started: &Started,
+    arguments: &RunArgs,
+    scenario: Scenario,
+    load: Load,
+    accounts: Accounts,
+) -> Result<Report, Fault> {
+    let reach = reach(arguments, started.place())?;
+    let admin = started.place().map(|place| place.admin);
+    let admin = arguments.admin.or(admin);
+    if scenario.needs_admin() && admin.is_none() {
+        let text = "streamers are drained, and memory is looked at, by the gateway's admin \
+                    listener: name it with --admin";
+        return Err(Fault::Usage(text.to_owned()));
+    }
+    let order = Order {
+        load,
+        target: Arc::new(reach.target().map_err(Fault::Failed)?),
+        url: reach.origin.to_string(),
+        is_quiet: false,
+        scenario,
+        accounts,
+        admin,
+        config: started.config(),
+        started: started.process(),
+    };
+    order.run(&mut ()).await.map_err(Fault::Failed)
+}
+
+fn reach(arguments: &RunArgs, place: Option<&Place>) -> Result<Reach, Fault> {
     let roots = Trust::Roots(arguments.ca.clone());
     let trust = if arguments.insecure {
         Trust::Anybody
     } else {
         roots
     };
-    let (origin, trust) = match (embedded, &arguments.target) {
-        (Some(embedded), _) => {
-            let place = &embedded.place;
-            let is_tls = arguments.embedded == Some(How::Tls);
+    let (origin, trust) = match (place, &arguments.target) {
+        (Some(place), _) => {
+            let is_tls = arguments.tls || arguments.embedded == Some(How::Tls);
             let address = if is_tls { place.https } else { place.http };
             let origin = Origin {
                 is_tls,

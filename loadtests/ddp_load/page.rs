@@ -10,6 +10,7 @@ use std::{
 use crate::{
     record::{Measure, Point},
     report::{Report, shown},
+    trend::{Figure, Trend},
 };
 
 /// The page of a report.
@@ -52,6 +53,9 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
         }
         writeln!(out, "</dl>")?;
     }
+    for (figure, trend) in report.trends() {
+        course(figure, trend).write(out)?;
+    }
     let mut about = report.json();
     if let Some(about) = about.as_object_mut() {
         about.retain(|key, _| matches!(key.as_str(), "program" | "machine" | "began" | "scenario"));
@@ -84,7 +88,7 @@ fn quantiles(report: &Report) -> Plot {
         })
         .collect();
     Plot {
-        title: "latency by percentile",
+        title: "latency by percentile".to_owned(),
         lines,
         scale: Scale::Time,
         across: [
@@ -121,14 +125,53 @@ fn over_time(
         })
         .collect();
     let end = points.last().map_or(1.0, |last| last.at.as_secs_f64());
-    let across =
-        [0.0, 0.25, 0.5, 0.75, 1.0].map(|part| (part * end, format!("{:.1} s", part * end)));
     Plot {
-        title,
+        title: title.to_owned(),
         lines,
         scale,
-        across: across.to_vec(),
+        across: times(end),
     }
+}
+
+/// Looks at a figure, and the line through those that count.
+fn course(figure: Figure, trend: &Trend) -> Plot {
+    let (unit, size) = figure.unit();
+    let end = trend.looks.last().map_or(1.0, |(at, _)| at.as_secs_f64());
+    let every = trend.looks.len().div_ceil(1000).max(1);
+    let looks = trend.looks.iter().step_by(every);
+    let mut lines = vec![Line {
+        name: "seen",
+        colour: "#1f77b4",
+        points: looks
+            .map(|(at, value)| (at.as_secs_f64(), value / size))
+            .collect(),
+    }];
+    if let Some(line) = trend.line() {
+        let half = line.growth / 2.0;
+        lines.push(Line {
+            name: "line",
+            colour: "#d62728",
+            points: vec![
+                (line.from.as_secs_f64(), (line.mean - half) / size),
+                (end, (line.mean + half) / size),
+            ],
+        });
+    }
+    Plot {
+        title: match unit {
+            "" => figure.name().to_owned(),
+            unit => format!("{}, {unit}", figure.name()),
+        },
+        lines,
+        scale: Scale::Plain,
+        across: times(end),
+    }
+}
+
+fn times(end: f64) -> Vec<(f64, String)> {
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+        .map(|part| (part * end, format!("{:.1} s", part * end)))
+        .to_vec()
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -140,7 +183,7 @@ enum Scale {
 }
 
 struct Plot {
-    title: &'static str,
+    title: String,
     lines: Vec<Line>,
     scale: Scale,
     /// Where there is a mark below, and what it says.

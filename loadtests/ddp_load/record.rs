@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::users::{Ended, Faults, Spread, Tally};
+use crate::{
+    trend::{Figure, Trend},
+    users::{Ended, Faults, Spread, Tally},
+};
 
 /// A time that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -185,6 +188,8 @@ pub(crate) struct Record {
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) examples: Vec<String>,
     pub(crate) points: Vec<Point>,
+    /// Figures of the gateway that must not grow.
+    pub(crate) trends: BTreeMap<Figure, Trend>,
     /// Phases with their ends.
     pub(crate) phases: Vec<(&'static str, Duration)>,
 }
@@ -199,6 +204,7 @@ impl Record {
             errors: BTreeMap::new(),
             examples: Vec::new(),
             points: Vec::new(),
+            trends: BTreeMap::new(),
             phases: Vec::new(),
         }
     }

@@ -12,6 +12,7 @@ use crate::{
     machine::{Machine, Program},
     record::{Measure, Point, Record},
     scenario::Scenario,
+    trend::{Figure, Trend, Verdict},
     users::Spread,
 };
 
@@ -49,7 +50,25 @@ pub(crate) const QUANTILES: [(&str, f64); 4] =
 
 impl Report {
     pub(crate) fn passed(&self) -> bool {
-        !self.is_interrupted && self.record.all_errors() <= self.scenario.max_errors
+        !self.is_interrupted
+            && self.record.all_errors() <= self.scenario.max_errors
+            && self.is_level()
+    }
+
+    /// Whether nothing grows that must not. Who has looked too seldom to tell has not passed.
+    fn is_level(&self) -> bool {
+        let trends = &self.record.trends;
+        let is_level = |figure| {
+            let trend = trends.get(&figure);
+            trend.is_some_and(|trend| trend.verdict(figure) == Verdict::Level)
+        };
+        self.scenario.churn.is_none() || Figure::ALL.into_iter().all(is_level)
+    }
+
+    /// Of each figure that must not grow.
+    pub(crate) fn trends(&self) -> impl Iterator<Item = (Figure, &Trend)> {
+        let trends = &self.record.trends;
+        trends.iter().map(|(figure, trend)| (*figure, trend))
     }
 
     /// Of each measure that there is.
@@ -71,6 +90,10 @@ impl Report {
             .map(|(name, end)| json!({ "name": name, "end_s": end.as_secs_f64() }))
             .collect();
         let points: Vec<Value> = record.points.iter().map(point).collect();
+        let trends: serde_json::Map<String, Value> = self
+            .trends()
+            .map(|(figure, trend)| (figure.name().to_owned(), trend.json(figure)))
+            .collect();
         let handshakes = self.handshakes;
         json!({
             "schema": SCHEMA,
@@ -91,6 +114,7 @@ impl Report {
             "examples": record.examples,
             "late": quantiles(&self.late),
             "processor_s": self.cost,
+            "trends": trends,
             "phases": phases,
             "series": points,
         })
@@ -149,17 +173,7 @@ impl fmt::Display for Report {
             None => format!("{users} users"),
         };
         writeln!(f, "{name}: {load}, {}", self.target)?;
-        let mut end = Duration::ZERO;
-        let phases: Vec<String> = record
-            .phases
-            .iter()
-            .map(|(name, until)| {
-                let took = *until - end;
-                end = *until;
-                format!("{name} {took:.1?}")
-            })
-            .collect();
-        writeln!(f, "{}", phases.join(", "))?;
+        writeln!(f, "{}", phases(&record.phases))?;
         writeln!(
             f,
             "\n{:<11}{:>9}{:>11}{:>11}{:>11}{:>11}{:>11}",
@@ -196,6 +210,9 @@ impl fmt::Display for Report {
                 "built without optimization: take no figure of this for good"
             )?;
         }
+        for (figure, trend) in self.trends() {
+            writeln!(f, "{}", course(figure, trend, record.count("attempts")))?;
+        }
         for (what, count) in &record.errors {
             writeln!(f, "error {count:>8}  {what}")?;
         }
@@ -206,6 +223,9 @@ impl fmt::Display for Report {
         let verdict = match (self.is_interrupted, self.passed()) {
             (true, _) => "interrupted".to_owned(),
             (false, true) => format!("passed: {errors} errors"),
+            (false, false) if errors <= self.scenario.max_errors => {
+                format!("failed: {errors} errors, and not everything stays as it was")
+            }
             (false, false) => format!(
                 "failed: {errors} errors, and {} are allowed",
                 self.scenario.max_errors
@@ -213,6 +233,52 @@ impl fmt::Display for Report {
         };
         write!(f, "{verdict}")
     }
+}
+
+/// Those of one name together.
+fn phases(phases: &[(&'static str, Duration)]) -> String {
+    let mut sums: Vec<(&str, Duration)> = Vec::new();
+    let mut end = Duration::ZERO;
+    for (name, until) in phases {
+        let took = *until - end;
+        end = *until;
+        match sums.iter_mut().find(|(known, _)| known == name) {
+            Some((_, sum)) => *sum += took,
+            None => sums.push((name, took)),
+        }
+    }
+    let shown = sums.iter().map(|(name, took)| format!("{name} {took:.1?}"));
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+/// What a figure does with time, in a line; `sessions` have come in all.
+fn course(figure: Figure, trend: &Trend, sessions: u64) -> String {
+    let (unit, size) = figure.unit();
+    let name = figure.name();
+    let looks = trend.looks.len();
+    let Some(line) = trend.line() else {
+        return format!("{name:<15} {looks} looks: too few to tell whether it grows");
+    };
+    let verdict = match trend.verdict(figure) {
+        Verdict::Grows => "GROWS",
+        Verdict::Level if line.slope.abs() <= line.noise => "level, zero within its noise",
+        Verdict::Level | Verdict::Unknown => "level",
+    };
+    let shown = |value: f64| format!("{:.1}", value / size);
+    let mut text = format!(
+        "{name:<15} {} {unit}, {:+.1} in an hour with a noise of {} ({looks} looks): {verdict}",
+        shown(line.mean),
+        line.slope / size,
+        shown(line.noise),
+    );
+    if let (Some((last, _)), true) = (trend.looks.last(), sessions > 0) {
+        #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
+        let each = sessions as f64 / last.as_secs_f64().max(1e-3) * 3600.0;
+        let most = (line.slope + line.noise).max(0.0) / each;
+        let unit = if unit.is_empty() { "" } else { " bytes" };
+        text += &format!(", at most {most:.2}{unit} for a session");
+    }
+    text
 }
 
 /// With three digits.

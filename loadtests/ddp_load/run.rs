@@ -4,6 +4,7 @@ use std::{
     cell::Cell,
     future::pending,
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -12,7 +13,6 @@ use ddp_gateway::telemetry::process;
 use tokio::time::{sleep, sleep_until};
 
 use crate::{
-    embedded::Embedded,
     machine::{Machine, Program, processor_time},
     people::{Accounts, people, person},
     record::{Measure, Record},
@@ -36,6 +36,10 @@ pub(crate) struct Order {
     pub(crate) accounts: Accounts,
     /// Of the gateway, where the scenario drains.
     pub(crate) admin: Option<SocketAddr>,
+    /// Of a gateway that was started here.
+    pub(crate) config: Option<PathBuf>,
+    /// The process of the gateway, if it was started here.
+    pub(crate) started: Option<u32>,
 }
 
 /// Between users who come in and users who have rested, there is load.
@@ -58,11 +62,7 @@ impl Onlooker for () {
 impl Order {
     /// # Errors
     /// Why it cannot begin. What goes wrong later is in the report.
-    pub(crate) async fn run(
-        &self,
-        embedded: Option<&Embedded>,
-        onlooker: &mut dyn Onlooker,
-    ) -> Result<Report, String> {
+    pub(crate) async fn run(&self, onlooker: &mut dyn Onlooker) -> Result<Report, String> {
         let target = &self.target;
         self.is_possible(target)?;
         let duration = self.scenario.duration.0;
@@ -71,8 +71,7 @@ impl Order {
         let began = SystemTime::now();
         let pulse = Pulse::start();
         let used = processor_time("self");
-        let theirs = embedded.and_then(Embedded::process);
-        let used_there = || theirs.and_then(|id| processor_time(&id.to_string()));
+        let used_there = || self.started.and_then(|id| processor_time(&id.to_string()));
         let before = used_there();
         let ended = Box::pin(self.execute(&mut watch, onlooker)).await;
         watch.end_line();
@@ -84,7 +83,7 @@ impl Order {
             machine: Machine::here(),
             scenario: self.scenario.clone(),
             target: self.url.clone(),
-            is_embedded: embedded.is_some(),
+            is_embedded: self.started.is_some(),
             handshakes: target.tls.as_ref().map(|tls| tls.handshakes()),
             began,
             is_interrupted: ended == Until::Interrupted,
@@ -102,6 +101,7 @@ impl Order {
         match &self.load {
             Load::Http(http) => self.requests(http, target, watch, onlooker).await,
             Load::ConnectRate(rate) => self.visits(rate.rate.0, target, watch, onlooker).await,
+            Load::Churn(churn) => Box::pin(self.churn(churn, target, watch, onlooker)).await,
             Load::Idle | Load::Chat(_) | Load::FanOut(_) | Load::Calls(_) | Load::Storm => {
                 self.crowd(target, watch, onlooker).await
             }
@@ -136,6 +136,42 @@ impl Order {
         Ok(())
     }
 
+    /// Lets everybody in who stays. [`Until::Done`] says that they are all in.
+    pub(crate) async fn enter(&self, target: &Arc<Target>, watch: &mut Watch) -> (Crowd, Until) {
+        let Scenario {
+            users,
+            ramp,
+            patience,
+            ..
+        } = self.scenario;
+        let spread = Duration::from_secs_f64(f64::from(users) / ramp.0);
+        let run = rand::random();
+        let people = people(&self.scenario, &self.load, &self.accounts, run);
+        let crowd = Crowd::start((**target).clone(), people, spread, run);
+        let board = crowd.board().clone();
+        let all_in = || board.count(Standing::Settled) == users as usize;
+        let deadline = Instant::now() + spread + patience.0;
+        // Where nobody gets in, nobody has to be waited for.
+        let is_hopeless = |errors| errors > 2 * u64::from(users) && nobody_is_in(&board);
+        let ramp = watch.until(Seen::Users(&board), "ramp", deadline, |record| {
+            all_in() || is_hopeless(record.all_errors())
+        });
+        let ended = match ramp.await {
+            Until::Done if !all_in() => Until::Late,
+            ended => ended,
+        };
+        if ended == Until::Late {
+            self.count_missing(&board, watch);
+        }
+        (crowd, ended)
+    }
+
+    fn count_missing(&self, board: &Board, watch: &mut Watch) {
+        let here = board.count(Standing::Settled) as u64;
+        let missing = u64::from(self.scenario.users).saturating_sub(here);
+        watch.record.error("user who is not in".to_owned(), missing);
+    }
+
     /// Users who stay.
     async fn crowd(
         &self,
@@ -144,55 +180,41 @@ impl Order {
         onlooker: &mut dyn Onlooker,
     ) -> Until {
         let Scenario {
-            users,
-            ramp,
-            patience,
-            duration,
-            ..
+            users, duration, ..
         } = self.scenario;
-        let spread = Duration::from_secs_f64(f64::from(users) / ramp.0);
-        let run = rand::random();
-        let people = people(&self.scenario, &self.load, &self.accounts, run);
-        let crowd = Crowd::start((**target).clone(), people, spread, run);
+        let (crowd, mut ended) = self.enter(target, watch).await;
+        if ended != Until::Done {
+            return ended;
+        }
         let board = crowd.board().clone();
         let seen = Seen::Users(&board);
         let all_in = || board.count(Standing::Settled) == users as usize;
-        let deadline = Instant::now() + spread + patience.0;
-        // Where nobody gets in, nobody has to be waited for.
-        let is_hopeless = |errors| errors > 2 * u64::from(users) && nobody_is_in(&board);
-        let ramp = watch.until(seen, "ramp", deadline, |record| {
-            all_in() || is_hopeless(record.all_errors())
-        });
-        let mut ended = ramp.await;
-        if ended == Until::Done && all_in() {
-            onlooker.look(Moment::Begins, &watch.record);
-            board.set_busy(true);
-            let end = Instant::now() + duration.0;
-            ended = match &self.load {
-                Load::Storm => {
-                    let before = watch.record.measured(Measure::Back);
-                    board.cut();
-                    let back = u64::from(users);
-                    let until = watch.until(seen, "storm", end, |record| {
-                        record.count("cut") >= back
-                            && record.measured(Measure::Back) - before >= back
-                            && all_in()
-                    });
-                    until.await
-                }
-                _ => match (&self.scenario.drain, self.admin) {
-                    (Some(drain), Some(admin)) => self.drains(drain, admin, seen, end, watch).await,
-                    _ => watch.until(seen, "load", end, |_| false).await,
-                },
-            };
-            board.set_busy(false);
-            onlooker.look(Moment::Ended, &watch.record);
-        }
+        onlooker.look(Moment::Begins, &watch.record);
+        board.set_busy(true);
+        let end = Instant::now() + duration.0;
+        ended = match &self.load {
+            Load::Storm => {
+                let before = watch.record.measured(Measure::Back);
+                board.cut();
+                let back = u64::from(users);
+                let until = watch.until(seen, "storm", end, |record| {
+                    record.count("cut") >= back
+                        && record.measured(Measure::Back) - before >= back
+                        && all_in()
+                });
+                until.await
+            }
+            _ => match (&self.scenario.drain, self.admin) {
+                (Some(drain), Some(admin)) => self.drains(drain, admin, seen, end, watch).await,
+                _ => watch.until(seen, "load", end, |_| false).await,
+            },
+        };
+        board.set_busy(false);
+        onlooker.look(Moment::Ended, &watch.record);
         if ended == Until::Interrupted {
             return ended;
         }
-        let missing = u64::from(users).saturating_sub(board.count(Standing::Settled) as u64);
-        watch.record.error("user who is not in".to_owned(), missing);
+        self.count_missing(&board, watch);
         if let Load::Chat(_) | Load::FanOut(_) | Load::Calls(_) = self.load {
             ended = self.rest(seen, watch).await;
         }

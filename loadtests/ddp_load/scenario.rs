@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Scenarios that the program brings along.
-pub(crate) const KNOWN: [(&str, &str); 11] = [
+pub(crate) const KNOWN: [(&str, &str); 12] = [
     ("idle", include_str!("../scenarios/idle.toml")),
     ("chat", include_str!("../scenarios/chat.toml")),
     ("fan-out", include_str!("../scenarios/fan-out.toml")),
@@ -28,6 +28,7 @@ pub(crate) const KNOWN: [(&str, &str); 11] = [
     ),
     ("http-mix", include_str!("../scenarios/http-mix.toml")),
     ("uploads", include_str!("../scenarios/uploads.toml")),
+    ("soak", include_str!("../scenarios/soak.toml")),
 ];
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -67,6 +68,7 @@ pub(crate) struct Scenario {
     pub(crate) calls: Option<Calls>,
     pub(crate) connect_rate: Option<ConnectRate>,
     pub(crate) storm: Option<Storm>,
+    pub(crate) churn: Option<Churn>,
     pub(crate) http: Option<Http>,
     /// Besides one of those above: what happens to the streamers meanwhile.
     pub(crate) drain: Option<Drain>,
@@ -147,6 +149,31 @@ pub(crate) struct Drain {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Storm {}
 
+/// Rounds of all that makes a gateway take memory and give it back, as long as the load lasts. The
+/// gateway must have no other users.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Churn {
+    /// Users besides those who stay, who come, look and leave in each round.
+    pub(crate) visits: u32,
+    pub(crate) visit_rate: Rate,
+    /// Whether those who stay are cut off in each round.
+    #[serde(default = "yes")]
+    pub(crate) storm: bool,
+    /// Streamers that are emptied in each round. Who has come back after a storm cannot be moved for
+    /// five seconds.
+    #[serde(default = "one")]
+    pub(crate) drains: u32,
+    /// At least so many rounds, however long they take.
+    #[serde(default = "rounds")]
+    pub(crate) rounds: u32,
+    /// For how long the gateway is looked at behind each round; the least of it counts.
+    #[serde(default = "second")]
+    pub(crate) rest: Time,
+    /// Between two rounds.
+    pub(crate) pause: Option<Time>,
+}
+
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Http {
@@ -211,6 +238,7 @@ pub(crate) enum Load {
     Calls(Calls),
     ConnectRate(ConnectRate),
     Storm,
+    Churn(Churn),
     Http(Http),
 }
 
@@ -277,6 +305,11 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// Whether it asks the gateway for something, or how it is.
+    pub(crate) fn needs_admin(&self) -> bool {
+        self.drain.is_some() || self.churn.is_some()
+    }
+
     /// What it is about, and all that cannot be meant.
     pub(crate) fn check(&self) -> Result<Load, String> {
         let mut faults = String::new();
@@ -293,12 +326,14 @@ impl Scenario {
         let rate = self.connect_rate.clone();
         loads.extend(rate.map(|rate| ("connect_rate", Load::ConnectRate(rate))));
         loads.extend(self.storm.as_ref().map(|_| ("storm", Load::Storm)));
+        let churn = self.churn.clone();
+        loads.extend(churn.map(|churn| ("churn", Load::Churn(churn))));
         loads.extend(self.http.clone().map(|http| ("http", Load::Http(http))));
         if loads.len() != 1 {
             let names: Vec<&str> = loads.iter().map(|(name, _)| *name).collect();
             fault(format!(
                 "exactly one of the tables [idle], [chat], [fan_out], [calls], [connect_rate], \
-                 [storm] and [http] says what is done; here are {}: {}",
+                 [storm], [churn] and [http] says what is done; here are {}: {}",
                 names.len(),
                 names.join(", ")
             ));
@@ -380,6 +415,14 @@ impl Scenario {
                     fault("calls needs users who log in".to_owned());
                 }
             }
+            Some(Load::Churn(churn)) => {
+                if churn.visits > MOST_USERS {
+                    fault(format!("churn.visits has to be {MOST_USERS} at most"));
+                }
+                if churn.drains > 1000 {
+                    fault("churn.drains has to be 1000 at most".to_owned());
+                }
+            }
             Some(Load::Http(http)) => {
                 let named = http.requests.iter().map(|ask| &ask.path);
                 let mut all = http.paths.iter().chain(named);
@@ -445,6 +488,11 @@ fn subscriptions() -> u8 {
 
 fn one() -> u32 {
     1
+}
+
+/// As many as it takes to tell whether something grows, and some more.
+fn rounds() -> u32 {
+    12
 }
 
 fn second() -> Time {

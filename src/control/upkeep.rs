@@ -73,6 +73,9 @@ pub(super) fn observe(inner: &Inner) {
     if let Some(heap) = process::heap_in_use() {
         publish(names::HEAP_BYTES, heap);
     }
+    if let Some(resident) = process::resident_memory() {
+        publish(names::RESIDENT_BYTES, resident);
+    }
     if let Some(open) = process::open_descriptors() {
         publish(names::OPEN_DESCRIPTORS, open);
     }

@@ -43,6 +43,7 @@ metrics! {
     OPEN_DESCRIPTORS = Gauge Count "open_descriptors" [] "File descriptors in use.";
     LOG_LINES_DROPPED = Counter Count "log_lines_dropped_total" [] "Log lines given up because the reader of the log is too slow.";
     HEAP_BYTES = Gauge Bytes "heap_bytes" [] "Heap memory in use, as the allocator counts it.";
+    RESIDENT_BYTES = Gauge Bytes "resident_bytes" [] "Memory of the process that is in use, code and what the allocator keeps for later included.";
     MAX_DESCRIPTORS = Gauge Count "max_descriptors" [] "Limit of file descriptors (RLIMIT_NOFILE) known at start.";
 
     CONNECTIONS = Gauge Count "connections" ["listener"] "Client connections open now.";

@@ -5,6 +5,7 @@
 
 mod compare;
 mod markup;
+mod soak;
 
 use std::{
     fs,
