@@ -22,7 +22,7 @@
 //! F5  control   admin            the process: start, reload, drain, admin pages
 //! F4  proxy                      the data path: requests, upgrades, relays
 //! F3  net   bus   discovery      sockets, TLS, dialling, NATS, DNS, Kubernetes
-//! F2  session   pool   config    decisions, without I/O
+//! F2  session  pool  replicas  config   decisions, without I/O
 //! F1  ws   ddp   sockjs   headers    meaning of bytes, without I/O
 //! F0  base   telemetry           ids, bounded queues, metrics, log
 //! ```
@@ -52,6 +52,8 @@
 //! - [`pool::Emptying`], [`pool::balance`]: which sessions leave a streamer, in what order and when, to
 //!   empty it or to level the pool.
 //! - [`pool::logins`]: who may log in, and when; how many at a time is learned from their latency.
+//! - [`replicas`]: several gateways that act as one: who there is, who may have how many sessions of
+//!   each streamer, who logs in how fast. Without the bus each gateway goes on by itself.
 //! - [`session`]: [`session::Session`], the phases of one client; [`session::Disconnect`], the one
 //!   table from reasons to close codes; [`session::Limiter`] holds a client back, [`session::Quotas`]
 //!   refuse single methods and subscriptions.
@@ -192,6 +194,7 @@ pub mod ws;
 // F2
 pub mod config;
 pub mod pool;
+pub mod replicas;
 pub mod session;
 // F3
 pub mod bus;

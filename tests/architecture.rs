@@ -13,7 +13,7 @@ use std::{
 const FLOORS: &[&[&str]] = &[
     &["base", "telemetry"],
     &["ws", "ddp", "sockjs", "headers"],
-    &["session", "pool", "config"],
+    &["session", "pool", "replicas", "config"],
     &["net", "bus", "discovery"],
     &["proxy"],
     &["control", "admin"],

@@ -53,6 +53,7 @@ pub(super) async fn answer(
         "/streamers/drain" if get => streamer_drains(&control, query),
         "/streamers/drain" if post => drain_streamer(&control, query),
         "/streamers/undrain" if post => undrain_streamer(&control, query),
+        "/replicas" if get => replicas(&control),
         "/rebalance" if get => balances(StatusCode::OK, &control.balances()),
         "/rebalance" if post => rebalance(&control, query),
         "/rebalance/stop" if post => balances(StatusCode::OK, &control.stop_rebalance()),
@@ -62,7 +63,8 @@ pub(super) async fn answer(
         "/config" if get => effective(&control).await,
         "/reload" if get => json(StatusCode::OK, &last_reload(&control)),
         "/reload" if post => reload(&control).await,
-        "/" | "/healthz" | "/readyz" | "/metrics" | "/streamers" | "/sessions" | "/config" => {
+        "/" | "/healthz" | "/readyz" | "/metrics" | "/streamers" | "/replicas" | "/sessions"
+        | "/config" => {
             let mut answer = fault(StatusCode::METHOD_NOT_ALLOWED, "this page is read with GET");
             allow(&mut answer, "GET, HEAD");
             answer
@@ -96,6 +98,7 @@ fn index() -> Value {
         "GET /streamers/drain?streamer=ID": "streamers that are being emptied, or one of them",
         "POST /streamers/drain?streamer=ID&rate=50": "no new sessions for a streamer; move those it has to others, at a rate per second",
         "POST /streamers/undrain?streamer=ID": "take it back into rotation",
+        "GET /replicas": "the gateways that act as one with this one",
         "GET /rebalance": "how even the pools are, and what is done about it",
         "POST /rebalance": "level the streamers of all pools; with dry_run=true only say how",
         "POST /rebalance/stop": "stop that",
@@ -196,6 +199,16 @@ fn with_details(
         details["logged_in"] = json!(logged_in.get(&key).unwrap_or(&0));
     }
     page
+}
+
+fn replicas(control: &Control) -> Answer {
+    match control.replicas() {
+        Some(replicas) => json(StatusCode::OK, &json!(replicas)),
+        None => fault(
+            StatusCode::NOT_FOUND,
+            "this gateway has no replicas: [replicas] of the configuration is not enabled",
+        ),
+    }
 }
 
 async fn effective(control: &Control) -> Answer {

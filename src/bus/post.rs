@@ -71,6 +71,13 @@ impl Post {
         }
     }
 
+    /// Waits, but not for long, until all that was published is with the server.
+    pub async fn flush(&self) {
+        if let Some(client) = self.client().filter(is_up) {
+            let _ = tokio::time::timeout(FLUSH_TIMEOUT, client.flush()).await;
+        }
+    }
+
     /// The first answer to a question, within this time.
     ///
     /// # Errors
@@ -157,3 +164,5 @@ impl Hearing {
         }
     }
 }
+
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);

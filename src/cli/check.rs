@@ -1,18 +1,25 @@
 //! `ddp-gateway check`: what is wrong with a configuration, and with what it names.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use clap::Args;
+use futures_util::StreamExt as _;
 use tokio::runtime::Builder;
 
 use super::{ConfigArgs, Console, Exit, many};
 use crate::{
-    bus::LinkError,
-    config::{Loaded, Severity, model::Broker, model::Pool},
+    bus::{Link, LinkError, Meters, Turn},
+    config::{
+        Loaded, Severity,
+        model::{Broker, Pool, Replicas},
+    },
     discovery::nats::{self, Examined},
+    replicas::State,
 };
 
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
-    /// Connect to the message bus as well, and look for streamers there.
+    /// Connect to the message buses as well, and look for streamers and replicas there.
     #[arg(long)]
     pub connect: bool,
     #[command(flatten)]
@@ -85,8 +92,59 @@ fn buses(loaded: &Loaded, console: &mut Console<'_>) -> Exit {
             }
         }
     }
+    if let Some(replicas) = &loaded.config.replicas {
+        match runtime.block_on(meet(replicas)) {
+            Ok(met) => console.print(&met),
+            Err(error) => {
+                let mut fault = loaded.about_replicas(Severity::Error, &error.to_string());
+                fault.help = Some(help(&error).to_owned());
+                console.show(&[fault]);
+                exit = match (exit, error.is_of_configuration()) {
+                    (Exit::Usage, _) | (_, true) => Exit::Usage,
+                    _ => Exit::Failed,
+                };
+            }
+        }
+    }
     exit
 }
+
+/// Connects to the bus of the replicas, and hears who is there without a word of its own.
+async fn meet(config: &Replicas) -> Result<String, LinkError> {
+    let mut link = Link::connect(&config.bus, &Meters::new(&config.name())).await?;
+    let mut messages = link.subscribe(format!("{}.state", config.subject)).await?;
+    let mut found = BTreeMap::new();
+    let heard = async {
+        loop {
+            tokio::select! {
+                message = messages.next() => match message {
+                    Some(message) => if let Ok(state) = State::parse(&message.payload) {
+                        found.insert(state.id, state.name);
+                    },
+                    None => return LinkError::Lost,
+                },
+                turn = link.turn() => if let Turn::Forbidden(text) = turn {
+                    return LinkError::Forbidden(text);
+                },
+            }
+        }
+    };
+    if let Ok(error) = tokio::time::timeout(HEAR_FOR, heard).await {
+        return Err(error);
+    }
+    let names: Vec<String> = found.into_values().collect();
+    Ok(format!(
+        "the message bus of the replicas: connected to {}; {} running below {}{}{}",
+        link.server(),
+        many(names.len(), "gateway"),
+        config.subject,
+        if names.is_empty() { "" } else { ": " },
+        names.join(", "),
+    ))
+}
+
+/// Longer than the pause between two packets of a gateway.
+const HEAR_FOR: Duration = Duration::from_millis(1_200);
 
 fn found(loaded: &Loaded, pool: &Pool, examined: &Examined, console: &mut Console<'_>) {
     let hosts: Vec<String> = examined

@@ -165,6 +165,19 @@ impl Loaded {
         about
     }
 
+    /// Says something about the message bus of the replicas, at the place that names its servers.
+    pub fn about_replicas(&self, severity: Severity, reason: &str) -> Diagnostic {
+        let own = self.written.replicas.url.as_ref();
+        let shared = self.written.discovery.nats.as_ref();
+        let url = own.or_else(|| shared.and_then(|nats| nats.url.0.as_ref()));
+        let mut about = match url {
+            Some(url) => Diagnostic::error(&url.place, reason),
+            None => Diagnostic::placeless(reason.to_owned()),
+        };
+        about.severity = severity;
+        about
+    }
+
     /// Says something about a file that the configuration names, at the place where it does.
     ///
     /// Certificates and keys are not read here: whether they can be used is for TLS to find out.

@@ -25,6 +25,7 @@ use super::{
     pools::{Listings, Pools},
     rebalance::Rebalances,
     reload::{self, Applied, Outcome, ReloadError, Trigger, Wish},
+    replicas_task::{self, Fellows, ReplicasReport},
     signals,
     streamer_drain::StreamerDrains,
     upkeep,
@@ -124,6 +125,8 @@ pub(super) struct Inner {
     pub(super) exit: Exit,
     pub(super) streamer_drains: StreamerDrains,
     pub(super) rebalances: Rebalances,
+    /// The other gateways.
+    pub(super) fellows: Fellows,
     /// Something is to be moved earlier than was thought.
     pub(super) moves_due: Notify,
     pub(super) state: tokio::sync::Mutex<State>,
@@ -202,6 +205,7 @@ impl App {
             exit: Exit::new(),
             streamer_drains: StreamerDrains::default(),
             rebalances: Rebalances::default(),
+            fellows: Fellows::new(config.replicas.as_deref()),
             moves_due: Notify::new(),
             state: tokio::sync::Mutex::new(State {
                 config,
@@ -240,6 +244,7 @@ impl App {
         tokio::spawn(events_task::run(inner.clone(), heard));
         tokio::spawn(moves::run(inner.clone()));
         tokio::spawn(handover_task::run(inner.clone()));
+        tokio::spawn(replicas_task::run(inner.clone()));
         Ok(Self {
             control: Control(inner),
         })
@@ -340,6 +345,11 @@ impl Control {
     /// All values in use with their origin, secrets masked; empty when no file is behind them.
     pub async fn effective(&self) -> String {
         self.0.state.lock().await.reading.effective.clone()
+    }
+
+    /// The gateways that act as one with this one; `None` when it has no replicas.
+    pub fn replicas(&self) -> Option<ReplicasReport> {
+        self.0.fellows.report()
     }
 
     /// Brings gauges up to date that are only known by looking.

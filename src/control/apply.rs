@@ -78,6 +78,7 @@ impl Inner {
                     .load()
                     .next(config.clone(), pools, &self.start_secret);
             self.shared.install(snapshot);
+            self.fellows.reconfigure(config.replicas.as_deref());
         }
         state.listeners.apply(prepared, &self.server());
         if moved {

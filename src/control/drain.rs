@@ -157,6 +157,7 @@ async fn run(inner: Arc<Inner>, terms: Drain, begun: Begun) {
     } else {
         info!(elapsed = ?begun.at.elapsed(), "drained: nothing is open any more");
     }
+    inner.fellows.leave().await;
     inner.exit.stage.send_replace(Stage::Stopped);
     inner.exit.stopped.cancel();
 }

@@ -14,6 +14,7 @@ pub mod pool_task;
 mod pools;
 pub mod rebalance;
 pub mod reload;
+pub mod replicas_task;
 mod signals;
 pub mod status;
 pub mod streamer_drain;

@@ -64,6 +64,16 @@ impl Control {
                 }
             }
         }
+        if let Some(replicas) = self.replicas()
+            && let Some(error) = replicas.error
+        {
+            found.push(Degraded {
+                part: format!("replicas {} ({})", replicas.bus, replicas.subject),
+                detail: format!(
+                    "{error}; this gateway counts sessions, logins and quotas without the others"
+                ),
+            });
+        }
         for monolith in &snapshot.monoliths {
             for (server, up) in monolith.servers() {
                 if !up {

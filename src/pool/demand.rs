@@ -1,27 +1,15 @@
 //! How many streamers the clients of now ask for, whatever there are.
 
-use super::{Pool, as_gauge};
+use super::Pool;
 
 impl Pool {
-    /// Streamers that suffice for the sessions and the waiting clients of this gateway, each of them filled to its
-    /// limit. At least one: the next client must find somebody.
+    /// Streamers that suffice for the sessions and the waiting clients of all gateways that are
+    /// known, each of them filled to its limit. At least one: the next client must find somebody.
     pub fn wanted(&self) -> usize {
-        let state = self.lock();
-        let view = self.view.load();
-        let sessions: u64 = view
-            .entries
-            .iter()
-            .chain(&view.leaving)
-            .map(|entry| u64::from(entry.streamer.sessions()))
-            .sum();
-        let clients = sessions + state.queue.len() as u64;
-        let each = u64::from(state.settings.sessions_per_streamer.max(1));
+        let (own, elsewhere) = self.clients();
+        let each = u64::from(self.lock().settings.sessions_per_streamer.max(1));
+        let clients = own.saturating_add(elsewhere.clients());
         usize::try_from(clients.div_ceil(each).max(1)).unwrap_or(usize::MAX)
-    }
-
-    /// Brings the gauge up to date. Sessions come and go without a word to it, so it is for whoever looks.
-    pub fn measure_demand(&self) {
-        self.meters.wanted.set(as_gauge(self.wanted()));
     }
 }
 

@@ -56,7 +56,12 @@ fn level(entry: &Entry, now: Instant) -> Level {
         Health::Degraded { .. } | Health::Unknown { .. } | Health::Down { .. } => (false, true),
     };
     let room = |capacity: u32| match well {
-        true => capacity.saturating_sub(sessions),
+        true => {
+            let elsewhere = entry.streamer.elsewhere();
+            let room = capacity.saturating_sub(sessions.saturating_add(elsewhere));
+            let claimed = entry.streamer.claim().unwrap_or(u32::MAX);
+            room.min(claimed.saturating_sub(sessions))
+        }
         false => 0,
     };
     Level {

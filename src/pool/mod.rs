@@ -29,6 +29,7 @@ mod pick;
 mod places;
 mod probing;
 mod recall;
+mod sharing;
 mod streamer;
 mod view;
 
@@ -49,6 +50,7 @@ pub use moves::{Progress, Seen};
 pub use pick::{PickError, SplitMix, Wish};
 pub use probing::{Pace, Probe};
 pub use recall::Recall;
+pub use sharing::{Shared, Sharing};
 pub use streamer::{AdminState, Expectation, Permit, Streamer};
 pub use view::{Entry, PoolView, Report, Row};
 
@@ -125,6 +127,8 @@ struct State {
     clock: Instant,
     /// Since when no streamer is in rotation.
     none_up_since: Option<Instant>,
+    /// Sessions and waiting clients of the pool at other gateways.
+    elsewhere: sharing::Elsewhere,
     /// Who runs the probes, to be told when one is due earlier than it was.
     prober: Option<Waker>,
     hurried: bool,
@@ -142,6 +146,7 @@ impl Pool {
                 random: SplitMix(settings.seed),
                 clock: now,
                 none_up_since: Some(now),
+                elsewhere: sharing::Elsewhere::default(),
                 prober: None,
                 hurried: false,
                 settings,

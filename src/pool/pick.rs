@@ -111,7 +111,7 @@ impl<'view> Fewest<'view> {
     }
 
     fn offer(&mut self, entry: &'view Entry) {
-        let load = entry.streamer.load();
+        let load = entry.streamer.whole_load();
         self.offered += 1;
         if self.best.is_none() || load < self.load {
             self.best = Some(entry);

@@ -68,7 +68,7 @@ impl Streamer {
         self.slots.expected.load(Ordering::Relaxed)
     }
 
-    /// What the choice goes by.
+    /// This gateway's sessions on it, and those that it expects.
     pub fn load(&self) -> u32 {
         self.sessions().saturating_add(self.expected())
     }
@@ -76,6 +76,23 @@ impl Streamer {
     /// Whether it stands for one of another gateway: it is in no pool.
     pub(super) fn is_elsewhere(&self) -> bool {
         self.pool.strong_count() == 0
+    }
+
+    /// What the choice goes by: the sessions of all gateways.
+    pub(super) fn whole_load(&self) -> u32 {
+        self.load().saturating_add(self.elsewhere())
+    }
+
+    /// Sessions that other gateways have on it, as far as that is known.
+    pub fn elsewhere(&self) -> u32 {
+        self.slots.elsewhere.load(Ordering::Relaxed)
+    }
+
+    /// Sessions that this gateway may have on it though it has room for more; `None` where no
+    /// other gateway is known.
+    pub fn claim(&self) -> Option<u32> {
+        let claim = self.slots.claim.load(Ordering::Relaxed);
+        (claim != UNCLAIMED).then_some(claim)
     }
 
     pub(super) fn slots(&self) -> &Arc<Slots> {
@@ -102,6 +119,8 @@ impl fmt::Debug for Streamer {
 pub(super) struct Slots {
     used: AtomicU32,
     expected: AtomicU32,
+    elsewhere: AtomicU32,
+    claim: AtomicU32,
     gauge: Gauge,
     losses: Mutex<Losses>,
 }
@@ -119,6 +138,8 @@ impl Slots {
         Self {
             used: AtomicU32::new(0),
             expected: AtomicU32::new(0),
+            elsewhere: AtomicU32::new(0),
+            claim: AtomicU32::new(UNCLAIMED),
             gauge,
             losses: Mutex::default(),
         }
@@ -137,6 +158,14 @@ impl Slots {
             last: Some(now),
         };
         before
+    }
+
+    /// What is shared with other gateways; true when there is more room than there was.
+    pub(super) fn share(&self, claim: Option<u32>, elsewhere: u32) -> bool {
+        let claim = claim.unwrap_or(UNCLAIMED);
+        let claim_before = self.claim.swap(claim, Ordering::Relaxed);
+        let elsewhere_before = self.elsewhere.swap(elsewhere, Ordering::Relaxed);
+        claim > claim_before || elsewhere < elsewhere_before
     }
 
     pub(super) fn take(&self) {
@@ -240,6 +269,9 @@ impl AdminState {
         }
     }
 }
+
+/// No claim is a limit.
+const UNCLAIMED: u32 = u32::MAX;
 
 /// Sockets that one user has.
 const FEW_LOSSES: u32 = 3;

@@ -52,7 +52,9 @@ impl Entry {
     }
 
     pub fn has_room(&self, now: Instant) -> bool {
-        self.streamer.sessions() < self.capacity(now)
+        let (own, elsewhere) = (self.streamer.sessions(), self.streamer.elsewhere());
+        self.streamer.claim().is_none_or(|claim| own < claim)
+            && own.saturating_add(elsewhere) < self.capacity(now)
     }
 
     fn row(&self, leaving: bool, now: Instant) -> Row {
@@ -75,6 +77,8 @@ impl Entry {
                 _ => None,
             },
             sessions: self.streamer.sessions(),
+            elsewhere: self.streamer.elsewhere(),
+            claim: self.streamer.claim(),
             expected: self.streamer.expected(),
             capacity: if leaving { 0 } else { self.capacity(now) },
             limit: self.limit,
@@ -138,6 +142,11 @@ pub struct Row {
     /// Time until it is tried again, when client traffic took it out.
     pub ejected_seconds: Option<u64>,
     pub sessions: u32,
+    /// Sessions that other gateways have on it.
+    pub elsewhere: u32,
+    /// Sessions that this gateway may have on it without asking the others; `null` while there are
+    /// none.
+    pub claim: Option<u32>,
     /// Clients promised to it that hold no place yet.
     pub expected: u32,
     /// Sessions that it may hold now.

@@ -93,7 +93,7 @@ impl Shared {
             registry: Arc::new(Registry::default()),
             recall: Recall::new(RECALLED, config.affinity.remember),
             logins: Logins::new(login_settings(&config.logins), Instant::now()),
-            quotas: Arc::new(Quotas::new(rand::random(), Instant::now())),
+            quotas: Arc::new(quotas(&config)),
             detached: Detached::default(),
             forced_logouts,
             reloads: Reloads::new(),
@@ -224,7 +224,7 @@ impl LiveTerms {
         self.version.load(Ordering::Acquire)
     }
 
-    pub(super) fn load(&self) -> Arc<Terms> {
+    pub fn load(&self) -> Arc<Terms> {
         self.terms.load_full()
     }
 }
@@ -321,6 +321,16 @@ fn login_settings(config: &model::Logins) -> LoginSettings {
         latency_target: config.latency_target,
         timeout: config.timeout,
         queue_length: config.queue_length,
+    }
+}
+
+/// Accounts that replicas have by the same names, if there may be replicas.
+fn quotas(config: &Config) -> Quotas {
+    let now = Instant::now();
+    match (&config.affinity.secret, &config.replicas) {
+        (Some(secret), Some(_)) => Quotas::named_after(secret.expose(), now),
+        (None, Some(replicas)) => Quotas::named_after(replicas.subject.as_bytes(), now),
+        (_, None) => Quotas::new(rand::random(), now),
     }
 }
 

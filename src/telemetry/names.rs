@@ -107,7 +107,7 @@ metrics! {
     STREAMER_TRANSITIONS = Counter Count "streamer_transitions_total" ["to"] "Changes of health: up, down, degraded.";
     POOL_STREAMERS = Gauge Count "pool_streamers" ["pool", "state"] "Streamers of the pool by state: up, degraded, down, unknown, draining (or in maintenance).";
     POOL_WAITING = Gauge Count "pool_waiting" ["pool"] "Clients parked because no streamer has room.";
-    STREAMERS_WANTED = Gauge Count "streamers_wanted" ["pool"] "Streamers that this gateway's sessions and waiting clients ask for, at sessions_per_streamer each; at least 1. For an autoscaler: add up all gateways.";
+    STREAMERS_WANTED = Gauge Count "streamers_wanted" ["pool"] "Streamers that this gateway's sessions and waiting clients ask for, at sessions_per_streamer each; at least 1, or this gateway's part of what all replicas ask for together. For an autoscaler: add up all gateways.";
     POOL_REFUSED = Counter Count "pool_refused_total" ["pool", "reason"] "Clients turned away: queue_full, wait_timeout, no_streamer.";
     POOL_SKEW = Gauge Count "pool_skew" ["pool"] "Sessions of the fullest streamer in rotation in relation to the mean; 1 is even.";
     REBALANCING = Gauge Count "rebalancing" ["pool"] "1 while sessions are moved to level the streamers of the pool.";
@@ -129,6 +129,9 @@ metrics! {
     NATS_PACKETS = Counter Count "nats_packets_total" ["source", "result"] "Packets from the message bus: ok, or why they were passed over: serialiser (neither JSON nor EJSON), version (of another protocol), malformed, sender (without a valid id), too_large.";
     NATS_HEARD = Counter Count "nats_heard_total" ["source", "event"] "Events of Rocket.Chat's services that were heard on the message bus: forced_logout, client_version, socket (opened or logged in), other (of no interest: only their beginning was looked at), unusable (they cannot be read), dropped (too many at once).";
     CLIENT_ADDRESSES = Counter Count "client_addresses_total" ["result"] "Sockets of which the message bus told where Rocket.Chat believes the client to be: right, wrong (set HTTP_FORWARDED_COUNT).";
+    REPLICAS = Gauge Count "replicas" [] "Gateways that act as one, this one included; 1 while it is alone or the bus is away.";
+    REPLICA_PACKETS = Counter Count "replica_packets_total" ["result"] "Packets of the gateways that act as one: sent, ok (heard), or why they were passed over: too_large, version (of another protocol), malformed, stale (overtaken by a newer one), too_many (there are 64 replicas already).";
+    REPLICA_CHARGES = Counter Count "replica_charges_total" ["direction"] "Uses of quotas by users and addresses that gateways told each other: sent, heard.";
     AFFINITY = Counter Count "affinity_total" ["result"] "Where sessions went: kept (preferred streamer), moved (it had no room or health), new.";
 
     CONFIG_RELOADS = Counter Count "config_reloads_total" ["result"] "Configuration loads: ok, failed, unchanged.";

@@ -160,3 +160,27 @@ async fn certificates_that_nobody_trusts() {
     )
     .await;
 }
+
+/// The bus of the replicas, which is the same one when it has no URL of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_are_there() {
+    let server = NatsServer::with("server_name: bus-1");
+    let hosts = Hosts::start(1).await;
+    let replicas = "[replicas]\nenabled = true";
+    let tables = format!("{}{replicas}", hosts.discovery(&server.url(), ""));
+    let _gateway = hosts.gateway("", &tables).await;
+    let (exit, said) = check(&server.url(), replicas, hosts.port()).await;
+    assert_eq!(exit, Some(0), "{said}");
+    let there = "the message bus of the replicas: connected to bus-1 (nats-server";
+    assert!(said.contains(there), "{said}");
+    assert!(
+        said.contains("1 gateway running below ddp-gateway: "),
+        "{said}"
+    );
+    let url = "nats://127.0.0.1:1";
+    let keys = format!("{replicas}\nurl = \"{url}\"");
+    let (exit, said) = check(&server.url(), &keys, hosts.port()).await;
+    assert_eq!(exit, Some(1), "{said}");
+    assert!(said.contains("nobody listens"), "{said}");
+    assert!(said.contains(&format!("url = \"{url}\"")), "{said}");
+}

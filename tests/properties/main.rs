@@ -10,6 +10,7 @@ mod peer;
 mod pool;
 mod portable;
 mod quotas;
+mod replicas;
 mod requests;
 mod stream;
 mod text;

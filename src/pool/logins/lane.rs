@@ -56,6 +56,11 @@ impl Lane {
         self.measure();
     }
 
+    pub(super) fn set_share(&mut self, share: f64, now: Instant) {
+        self.throttle.set_share(share, now);
+        self.measure();
+    }
+
     /// The streamer came up at `since`: if it was another life that the limit was learned in, it
     /// begins anew.
     pub(super) fn came_up(&mut self, since: Instant, next: u64) {

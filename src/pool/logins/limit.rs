@@ -60,9 +60,9 @@ impl Limit {
         self.value = value;
     }
 
-    /// A login began, and `in_flight` are now.
-    pub(super) fn began(&mut self, in_flight: u32) {
-        self.window.reached |= in_flight >= self.value;
+    /// A login began, and `in_flight` are now, of as many as may be.
+    pub(super) fn began(&mut self, in_flight: u32, most: u32) {
+        self.window.reached |= in_flight >= most;
     }
 
     /// Login number `login` was answered; `next` is the number of the next one.

@@ -199,6 +199,19 @@ impl Logins {
         Poll::Pending
     }
 
+    /// What other gateways leave of the pace, each above 0 and at most 1: of the whole, of a streamer
+    /// that has logins, and of one that has none. Takes effect at once; what is in flight stays.
+    pub fn set_shares(&self, whole: f64, of: impl Fn(&StreamerId) -> f64, idle: f64, now: Instant) {
+        let mut state = self.lock_at(now);
+        state.set_shares(whole, of, idle);
+        self.settle(state);
+    }
+
+    /// Logins that wait or are in flight: all of them, and those of each streamer that has some.
+    pub fn demand(&self) -> (u32, Vec<(StreamerId, u32)>) {
+        self.lock().demand()
+    }
+
     /// Streamers with logins now or a moment ago.
     pub fn streamers(&self) -> Vec<StreamerId> {
         self.lock().streamers()

@@ -12,7 +12,7 @@ use super::{
     limit,
     meters::{LaneMeters, LoginMeters},
     report::{LaneReport, LoginsReport},
-    throttle::{FORGET_AFTER, Throttle},
+    throttle::{FORGET_AFTER, Throttle, part},
 };
 use crate::base::id::StreamerId;
 
@@ -21,6 +21,8 @@ pub(super) struct State {
     settings: LoginSettings,
     lanes: HashMap<StreamerId, Lane>,
     whole: Throttle,
+    /// What other gateways leave to a streamer without logins.
+    idle_share: f64,
     /// Since when there is no login at all, until the whole's limit was forgotten.
     idle_since: Option<Instant>,
     /// In all lanes.
@@ -76,6 +78,7 @@ impl State {
             whole: Throttle::new(settings.of_whole(), 0, now),
             settings,
             lanes: HashMap::new(),
+            idle_share: 1.0,
             idle_since: None,
             waiting: 0,
             next_ticket: 0,
@@ -107,6 +110,29 @@ impl State {
         self.settings = settings;
     }
 
+    /// What other gateways leave of the pace: of all, of streamers with logins, of others.
+    pub(super) fn set_shares(&mut self, whole: f64, of: impl Fn(&StreamerId) -> f64, idle: f64) {
+        self.whole.set_share(whole, self.clock);
+        for (id, lane) in &mut self.lanes {
+            lane.set_share(of(id), self.clock);
+        }
+        self.idle_share = idle;
+    }
+
+    /// Logins that wait or are in flight: all, and by streamer.
+    pub(super) fn demand(&self) -> (u32, Vec<(StreamerId, u32)>) {
+        let count = |waiting: usize, in_flight: u32| {
+            let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+            waiting.saturating_add(in_flight)
+        };
+        let lanes = self.lanes.iter().map(|(id, lane)| {
+            let logins = count(lane.waiting(), lane.throttle().in_flight());
+            (id.clone(), logins)
+        });
+        let lanes = lanes.filter(|(_, logins)| *logins > 0).collect();
+        (count(self.waiting, self.whole.in_flight()), lanes)
+    }
+
     /// A ticket for this streamer; `None` when the queue is full. The caller has served those who
     /// wait.
     pub(super) fn enter(&mut self, streamer: &StreamerId) -> Option<u64> {
@@ -127,7 +153,9 @@ impl State {
         let (next, now) = (self.next_login, self.clock);
         let lane = self.lanes.entry(streamer.clone()).or_insert_with(|| {
             let meters = LaneMeters::new(streamer);
-            Lane::new(self.settings.of_streamer(), next, meters, now)
+            let mut lane = Lane::new(self.settings.of_streamer(), next, meters, now);
+            lane.set_share(self.idle_share, now);
+            lane
         });
         let number = self.next_ticket;
         self.next_ticket += 1;
@@ -351,12 +379,12 @@ impl State {
     }
 
     pub(super) fn rate_limit(&self) -> u32 {
-        self.settings.rate
+        self.whole.rate_limit()
     }
 
     /// `None`: nothing is limited.
     pub(super) fn paced_rate(&self) -> Option<u32> {
-        self.settings.pace.then_some(self.settings.rate)
+        self.settings.pace.then(|| self.rate_limit())
     }
 
     pub(super) fn streamers(&self) -> Vec<StreamerId> {
@@ -368,9 +396,9 @@ impl State {
         let idle = LaneReport {
             waiting: 0,
             in_flight: 0,
-            limit: limit::start(settings.streamer_concurrency),
+            limit: part(limit::start(settings.streamer_concurrency), self.idle_share),
             rate: 0,
-            rate_limit: settings.streamer_rate,
+            rate_limit: part(settings.streamer_rate, self.idle_share),
         };
         let mut streamers: Vec<_> = self
             .lanes
@@ -381,7 +409,7 @@ impl State {
                     in_flight: lane.throttle().in_flight(),
                     limit: lane.throttle().limit(),
                     rate: lane.rate(now),
-                    ..idle
+                    rate_limit: lane.throttle().rate_limit(),
                 };
                 (id.clone(), report)
             })
@@ -393,7 +421,7 @@ impl State {
             in_flight: self.whole.in_flight(),
             limit: self.whole.limit(),
             rate: self.whole.rate(now),
-            rate_limit: settings.rate,
+            rate_limit: self.whole.rate_limit(),
             queue_length: settings.queue_length,
             idle,
             streamers,
@@ -402,7 +430,7 @@ impl State {
 
     pub(super) fn measure(&self, meters: &LoginMeters) {
         meters.limit.set(self.whole.limit());
-        meters.rate_limit.set(self.settings.rate);
+        meters.rate_limit.set(self.whole.rate_limit());
     }
 
     /// Notes when the last login has ended.

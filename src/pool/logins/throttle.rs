@@ -14,6 +14,9 @@ pub(super) struct Throttle {
     pacer: Pacer,
     tally: Tally,
     in_flight: u32,
+    bounds: Bounds,
+    /// Of both bounds, what other gateways leave: above 0, at most 1.
+    share: f64,
 }
 
 /// Most logins in flight, and logins per second.
@@ -31,12 +34,29 @@ impl Throttle {
             pacer: Pacer::new(bounds.rate, now),
             tally: Tally::new(now),
             in_flight: 0,
+            bounds,
+            share: 1.0,
         }
     }
 
     pub(super) fn reconfigure(&mut self, bounds: Bounds, now: Instant) {
+        self.bounds = bounds;
         self.limit.set_most(bounds.most);
-        self.pacer.set(bounds.rate, now);
+        self.pacer.set(self.rate_limit(), now);
+    }
+
+    /// From now on, this share of the bounds. What is learned about all of them stays.
+    pub(super) fn set_share(&mut self, share: f64, now: Instant) {
+        let before = self.rate_limit();
+        self.share = share.clamp(0.0, 1.0);
+        if self.rate_limit() != before {
+            self.pacer.set(self.rate_limit(), now);
+        }
+    }
+
+    /// Logins that may begin in a second.
+    pub(super) fn rate_limit(&self) -> u32 {
+        part(self.bounds.rate, self.share)
     }
 
     pub(super) fn restart(&mut self, next: u64) {
@@ -54,13 +74,14 @@ impl Throttle {
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight < self.limit.value()
+        self.in_flight < self.limit()
     }
 
     /// A login begins. `paced`: it counts for the rate.
     pub(super) fn begin(&mut self, paced: bool, now: Instant) {
         self.in_flight += 1;
-        self.limit.began(self.in_flight);
+        self.limit
+            .began(self.in_flight, part(self.limit.value(), self.share));
         self.tally.add(now);
         if paced {
             self.pacer.take(now);
@@ -83,13 +104,24 @@ impl Throttle {
     }
 
     pub(super) fn limit(&self) -> u32 {
-        self.limit.value()
+        part(self.limit.value(), self.share)
     }
 
     /// Logins begun in the last whole second.
     pub(super) fn rate(&mut self, now: Instant) -> u32 {
         self.tally.rate(now)
     }
+}
+
+/// A share of a number that is never 0.
+pub(super) fn part(whole: u32, share: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of it is no larger; the conversion saturates"
+    )]
+    let part = (f64::from(whole) * share).round() as u32;
+    part.clamp(1, whole.max(1))
 }
 
 /// Without a login for this long, what was learned is forgotten: the backend of a minute ago is

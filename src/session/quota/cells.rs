@@ -1,6 +1,7 @@
 //! Many small accounts in a bounded table.
 
 use std::{
+    collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -82,6 +83,13 @@ impl Cells {
         self.shards.iter().map(slots).sum::<usize>() * size_of::<Cell>()
     }
 
+    /// Each shard, one after the other.
+    pub(super) fn for_each(&self, mut each: impl FnMut(&mut Shard)) {
+        for shard in &self.shards {
+            each(&mut lock(shard));
+        }
+    }
+
     /// Frees every account whose moment has passed, and the memory that is no longer needed.
     pub(super) fn sweep(&self, now: Moment) {
         for shard in &self.shards {
@@ -117,6 +125,41 @@ pub(super) struct Shard {
     cursor: usize,
     /// What new keys share, per rule, while there is no room for them.
     pub(super) shared: [Moment; SHARED],
+    /// What other gateways are to be told; `None` while there are none.
+    pub(super) ledger: Option<Box<Ledger>>,
+}
+
+/// What was charged in one shard since the others were told.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// By account.
+    pub(super) charges: HashMap<u64, Charged>,
+    /// Accounts of those who were punished, and nanoseconds.
+    pub(super) penalties: Vec<(u64, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Charged {
+    /// Whose shard the account is in.
+    pub(super) subject: u64,
+    pub(super) rule: u8,
+    pub(super) nanos: u64,
+}
+
+impl Ledger {
+    pub(super) fn charge(&mut self, account: u64, charged: Charged) {
+        if let Some(known) = self.charges.get_mut(&account) {
+            known.nanos = known.nanos.saturating_add(charged.nanos);
+        } else if self.charges.len() < MOST_CHARGED {
+            self.charges.insert(account, charged);
+        }
+    }
+
+    pub(super) fn punish(&mut self, culprit: u64, nanos: u64) {
+        if self.penalties.len() < MOST_PUNISHED {
+            self.penalties.push((culprit, nanos));
+        }
+    }
 }
 
 /// Where the account of a key is.
@@ -288,6 +331,10 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 }
 
 const SHARDS: usize = 16;
+
+/// Accounts of one shard that others can be told of at a time; 16 times as many for the process.
+const MOST_CHARGED: usize = 1_024;
+const MOST_PUNISHED: usize = 6;
 
 /// Accounts that share their fate when a shard is full: one per rule.
 pub(super) const SHARED: usize = 5;

@@ -6,15 +6,17 @@
 
 mod cells;
 mod meters;
+mod mirror;
 mod rules;
 
 use std::time::{Duration, Instant};
 
-use cells::{CAPACITY, CAPACITY_BYTES, Cells, Locked, Moment, Place, SHARED, Shard};
+use cells::{CAPACITY, CAPACITY_BYTES, Cells, Charged, Locked, Moment, Place, SHARED, Shard};
 use meters::QuotaMeters;
 
 use crate::ddp::login::LOGIN;
 
+pub use mirror::{Mirrored, Used};
 pub use rules::{Abuse, Quota, QuotaRules};
 
 /// Who asks. All of them are numbers that no client can choose: made by [`Quotas::key`], or counted.
@@ -78,6 +80,13 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// Whether connections share its accounts, which may be at several gateways.
+    fn is_of_many(self) -> bool {
+        matches!(self, Self::User | Self::Address | Self::UserMethod)
+    }
+}
+
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
@@ -138,6 +147,15 @@ impl Quotas {
             cells: Cells::new(now),
             secret: *blake3::hash(&seed.to_le_bytes()).as_bytes(),
             meters: QuotaMeters::new(),
+        }
+    }
+
+    /// Accounts with the same names as those of everybody who gives the same `material`, which is
+    /// best a secret for the reason that [`Self::new`] gives.
+    pub fn named_after(material: &[u8], now: Instant) -> Self {
+        Self {
+            secret: blake3::derive_key("ddp-gateway: names of quota accounts", material),
+            ..Self::new(0, now)
         }
     }
 
@@ -235,6 +253,9 @@ impl Quotas {
                 // Makes room for the penalty, and the count begins anew.
                 shard.remove(strikes);
                 shard.set(culprit, now.plus(nanos(abuse.penalty)), now);
+                if let Some(ledger) = &mut shard.ledger {
+                    ledger.punish(culprit, nanos(abuse.penalty));
+                }
                 self.meters.penalties.increment(1);
                 Strike::Abuse
             }
@@ -386,6 +407,22 @@ impl Charge {
             shard.shared[self.due.rule as usize] = until;
         } else {
             shard.set(self.due.key, until, now);
+            if let Some(ledger) = &mut shard.ledger
+                && self.due.rule.is_of_many()
+            {
+                let Due {
+                    subject,
+                    rule,
+                    terms,
+                    ..
+                } = self.due;
+                let charged = Charged {
+                    subject,
+                    rule: rule as u8,
+                    nanos: terms.each,
+                };
+                ledger.charge(self.due.key, charged);
+            }
         }
     }
 }
