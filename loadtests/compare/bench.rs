@@ -16,9 +16,11 @@ use crate::{
     embedded::Embedded,
     machine::{Machine, Program},
     people::Accounts,
+    record::Measure,
     report::Report,
     run::Order,
     scenario::Scenario,
+    stop::Stop,
     target::{Origin, Reach, Trust},
     users::Target,
 };
@@ -142,7 +144,7 @@ impl Bench {
     }
 
     /// # Errors
-    /// Why there is no outcome. What one peer cannot do is in the outcome.
+    /// Why there is no outcome. What one peer cannot do, and what was cut short by Ctrl-C, is in it.
     pub(crate) async fn run(self) -> Result<Outcome, String> {
         let servers: Embedded<Servers> = Embedded::with(&["servers"]).await?;
         let certificate = Certificate::make()?;
@@ -164,7 +166,9 @@ impl Bench {
             series: Default::default(),
             faults: Vec::new(),
         };
-        for round in 0..self.wish.rounds {
+        let wrong = |error| format!("the system takes no signal handler: {error}");
+        let mut stop = Stop::listen().map_err(wrong)?;
+        'rounds: for round in 0..self.wish.rounds {
             for case in &self.cases {
                 for way in &case.ways {
                     // Nobody is always the first.
@@ -183,7 +187,15 @@ impl Bench {
                             (&certificate, &trust),
                             folder.join(peer.name()),
                         );
-                        let found = Box::pin(run).await;
+                        // A turn that is dropped takes its proxy with it.
+                        let found = tokio::select! {
+                            biased;
+                            () = stop.asked() => {
+                                outcome.faults.push("the rest: interrupted".to_owned());
+                                break 'rounds;
+                            }
+                            found = Box::pin(run) => found,
+                        };
                         let about = format!("{} {} {}", case.name, way.name(), peer.name());
                         match found {
                             Ok(found) => {
@@ -271,8 +283,12 @@ impl Turn<'_> {
             started: None,
         };
         let Self { case, way, .. } = self;
-        let mut gauge = Gauge::new(self.proxy.as_mut(), case.operation, case.act);
-        let report = order.run(&mut gauge).await?;
+        let mut gauge = Gauge::new(self.proxy.as_mut(), self.servers, case.operation, case.act);
+        let report = order.run(&mut gauge).await;
+        if case.act == Act::Kill {
+            self.servers.revive()?;
+        }
+        let report = report?;
         let (reading, fault) = (gauge.reading.take(), gauge.fault.take());
         drop(order);
         if let Some(fault) = fault {
@@ -351,6 +367,9 @@ impl Turn<'_> {
         }
         if operation == Operation::Loss {
             found.push((What::Cut, number(reading.attempts)));
+            if let Some(spread) = report.record.totals.get(&Measure::Back) {
+                found.push((What::Back, spread.max().as_secs_f64() * 1e3));
+            }
         } else {
             found.push((What::Errors, number(report.record.all_errors())));
         }

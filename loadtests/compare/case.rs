@@ -62,6 +62,8 @@ pub(super) enum Act {
     Nothing,
     /// A change of its configuration.
     Reload,
+    /// The end of one of the streamers behind it, without a goodbye.
+    Kill,
 }
 
 /// The gateway's cost divided by a peer's, or a figure of the gateway's own.
@@ -92,6 +94,8 @@ pub(super) enum What {
     Resumed,
     /// Users who lost their connection.
     Cut,
+    /// From the loss of a session until its user was logged in again: the last one.
+    Back,
     Rate,
     Errors,
 }
@@ -128,6 +132,7 @@ impl What {
             Self::GivenBack => "memory given back",
             Self::Resumed => "handshakes resumed",
             Self::Cut => "users cut",
+            Self::Back => "until the last one is back",
             Self::Rate => "rate",
             Self::Errors => "errors",
         }
@@ -137,6 +142,7 @@ impl What {
         match self {
             Self::Cost if operation == Operation::Body => "s/GB",
             Self::Cost | Self::P50 | Self::P99 => "us",
+            Self::Back => "ms",
             Self::Memory => "KiB",
             Self::GivenBack | Self::Resumed => "%",
             Self::Rate => "/s",

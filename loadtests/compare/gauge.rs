@@ -10,6 +10,7 @@ use crate::{
 use super::{
     case::{Act, Operation},
     proxy::Proxy,
+    servers::Servers,
     usage::Usage,
 };
 
@@ -27,6 +28,7 @@ pub(super) struct Reading {
 
 pub(super) struct Gauge<'a> {
     proxy: Option<&'a mut Proxy>,
+    servers: &'a Servers,
     operation: Operation,
     act: Act,
     begun: Option<(Option<Usage>, u64, u64)>,
@@ -35,9 +37,15 @@ pub(super) struct Gauge<'a> {
 }
 
 impl<'a> Gauge<'a> {
-    pub(super) fn new(proxy: Option<&'a mut Proxy>, operation: Operation, act: Act) -> Self {
+    pub(super) fn new(
+        proxy: Option<&'a mut Proxy>,
+        servers: &'a Servers,
+        operation: Operation,
+        act: Act,
+    ) -> Self {
         Self {
             proxy,
+            servers,
             operation,
             act,
             begun: None,
@@ -55,9 +63,11 @@ impl Onlooker for Gauge<'_> {
         match (moment, &self.begun) {
             (Moment::Begins, _) => {
                 self.begun = Some((usage, operations, attempts));
-                if let (Act::Reload, Some(proxy)) = (self.act, &mut self.proxy) {
-                    self.fault = proxy.reload().err();
-                }
+                self.fault = match (self.act, &mut self.proxy) {
+                    (Act::Reload, Some(proxy)) => proxy.reload().err(),
+                    (Act::Kill, _) => self.servers.kill().err(),
+                    _ => None,
+                };
             }
             (Moment::Ended, Some((before, earlier, tried))) => {
                 let cost = before.as_ref().zip(usage);

@@ -51,8 +51,11 @@ impl Proxy {
             .stdout(log.try_clone().map_err(wrong)?)
             .stderr(log)
             .process_group(0)
-            .spawn()
-            .map_err(wrong)?;
+            .spawn();
+        let child = child.map_err(|error| {
+            let _ = fs::remove_dir_all(&setting.folder);
+            wrong(error)
+        })?;
         let mut proxy = Self {
             peer,
             setting,
@@ -73,8 +76,8 @@ impl Proxy {
     /// Whether it reaches the monolith and a streamer.
     fn serves(&self) -> bool {
         let http = self.setting.http;
-        ask(http, "/health", "Connection: close") == Some(200)
-            && ask(http, "/websocket", UPGRADE) == Some(101)
+        ask(http, "GET", "/health", "Connection: close") == Some(200)
+            && ask(http, "GET", "/websocket", UPGRADE) == Some(101)
             && TcpStream::connect_timeout(&self.setting.https, ANSWER_LIMIT).is_ok()
     }
 
@@ -142,14 +145,14 @@ impl Drop for Proxy {
 }
 
 /// The status of an answer.
-fn ask(address: SocketAddr, path: &str, headers: &str) -> Option<u16> {
+pub(super) fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> Option<u16> {
     let ask = || {
         let mut stream = TcpStream::connect_timeout(&address, ANSWER_LIMIT)?;
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
         let port = address.port();
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\n{headers}\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: localhost:{port}\r\n{headers}\r\n\r\n"
         )?;
         let mut answer = [0; 12];
         stream.read_exact(&mut answer)?;

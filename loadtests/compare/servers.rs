@@ -7,11 +7,45 @@ use serde::{Deserialize, Serialize};
 
 use crate::embedded;
 
+use super::proxy::ask;
+
 /// Where they listen.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Servers {
     pub(crate) monolith: SocketAddr,
     pub(crate) streamers: Vec<SocketAddr>,
+}
+
+impl Servers {
+    /// Cuts all connections of the first streamer, and takes no more.
+    ///
+    /// # Errors
+    /// Why it lives on.
+    pub(super) fn kill(&self) -> Result<(), String> {
+        self.order("/demo/streamers/1/stop")
+    }
+
+    /// Has the first streamer take connections again.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(super) fn revive(&self) -> Result<(), String> {
+        self.order("/demo/streamers/1/start")
+    }
+
+    fn order(&self, path: &str) -> Result<(), String> {
+        match ask(
+            self.monolith,
+            "POST",
+            path,
+            "Content-Length: 0\r\nConnection: close",
+        ) {
+            Some(200) => Ok(()),
+            answer => Err(format!(
+                "the simulated servers answer {path} with {answer:?}"
+            )),
+        }
+    }
 }
 
 /// Serves until standard input ends.

@@ -9,12 +9,13 @@ use super::{
 };
 
 /// In the order in which they are shown.
-const FIGURES: [What; 9] = [
+const FIGURES: [What; 10] = [
     What::Cost,
     What::Memory,
     What::GivenBack,
     What::Resumed,
     What::Cut,
+    What::Back,
     What::Rate,
     What::P50,
     What::P99,

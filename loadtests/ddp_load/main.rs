@@ -21,6 +21,7 @@ mod requests;
 mod run;
 mod scenario;
 mod schedule;
+mod stop;
 mod target;
 mod trend;
 mod units;

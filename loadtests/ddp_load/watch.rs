@@ -5,14 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{sleep_until, timeout_at},
-};
+use tokio::time::timeout_at;
 
 use crate::{
     record::{Measure, Record, Sample},
     requests::Requests,
+    stop::Stop,
     users::{Board, Standing},
 };
 
@@ -52,13 +50,13 @@ impl Seen<'_> {
 pub(crate) enum Until {
     Done,
     Late,
-    /// Somebody has pressed Ctrl-C.
+    /// Somebody has pressed Ctrl-C, or sent SIGTERM.
     Interrupted,
 }
 
 pub(crate) struct Watch {
     pub(crate) record: Record,
-    interrupts: Signal,
+    stop: Stop,
     /// Between two points of the record.
     step: Duration,
     is_terminal: bool,
@@ -71,7 +69,7 @@ impl Watch {
         let is_short = duration <= Duration::from_secs(20);
         Ok(Self {
             record: Record::new(),
-            interrupts: signal(SignalKind::interrupt())?,
+            stop: Stop::listen()?,
             step: Duration::from_millis(if is_short { 200 } else { 1000 }),
             is_terminal: io::stderr().is_terminal(),
             is_quiet,
@@ -79,7 +77,7 @@ impl Watch {
         })
     }
 
-    /// Returns when `done` says so, after `deadline`, or on Ctrl-C.
+    /// Returns when `done` says so, after `deadline`, or on Ctrl-C and SIGTERM.
     pub(crate) async fn until(
         &mut self,
         seen: Seen<'_>,
@@ -90,12 +88,8 @@ impl Watch {
         let mut step = Instant::now() + self.step;
         let outcome = loop {
             let look = (Instant::now() + LOOK).min(deadline);
-            let interrupt = timeout_at(look.into(), self.interrupts.recv()).await;
-            if let Ok(interrupt) = interrupt {
-                if interrupt.is_some() {
-                    break Until::Interrupted;
-                }
-                sleep_until(look.into()).await;
+            if timeout_at(look.into(), self.stop.asked()).await.is_ok() {
+                break Until::Interrupted;
             }
             let now = Instant::now();
             if now >= step {

@@ -19,7 +19,6 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, timeout, timeout_at},
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
@@ -29,6 +28,7 @@ use crate::{
     net::{
         gate::{Entered, Gate, Turned},
         proxy_protocol::{Origin, read_header},
+        secure::Secure,
         stream::Downstream,
         workers::Workers,
     },
@@ -397,13 +397,13 @@ impl Door {
         };
         // Waiting behind others is not the client's fault: its own time begins here.
         let started = Instant::now();
-        let accept = TlsAcceptor::from(tls).accept(stream);
+        let accept = Secure::accept(stream, tls);
         let outcome = timeout(terms.handshake_timeout, accept).await;
         drop(slot);
         let failure = match outcome {
             Ok(Ok(stream)) => {
                 self.handshake_seconds.record(started.elapsed());
-                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let http2 = stream.alpn_protocol() == Some(b"h2");
                 return Some((Downstream::Tls(Box::new(stream)), http2));
             }
             Ok(Err(error)) => HandshakeFailure::of(&error),

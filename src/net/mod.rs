@@ -10,6 +10,7 @@ pub mod monolith;
 mod origin;
 pub mod probe;
 pub mod proxy_protocol;
+pub mod secure;
 pub mod stream;
 pub mod tls;
 mod vigil;

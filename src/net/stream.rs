@@ -1,7 +1,6 @@
 //! The two ends of a relayed socket, as closed enums.
 //!
-//! This is the only file that knows what a client's bytes come through: a TCP socket, a rustls
-//! connection on one, or a stream of an HTTP/2 connection. hyper is given a [`Downstream`] in a
+//! This is the only file that knows what a client's bytes come through: a TCP socket, TLS on one, or a stream of an HTTP/2 connection. hyper is given a [`Downstream`] in a
 //! [`Wire`], and the same one is taken back out of it after an upgrade.
 
 use std::{
@@ -19,16 +18,15 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::server::TlsStream;
 
-use super::{http2::Multiplexed, wire::Wire};
+use super::{http2::Multiplexed, secure::Secure, wire::Wire};
 
 /// A client's side.
 #[derive(Debug)]
 pub enum Downstream {
     Plain(TcpStream),
     /// Boxed, so that plain sessions do not pay for the 1.2 KB of a TLS connection.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Secure>),
     /// One stream of an HTTP/2 connection (RFC 8441).
     Multiplexed(Box<Multiplexed>),
     /// The client is gone, what it had is kept: reads as ended and takes nothing.
@@ -67,7 +65,7 @@ impl Downstream {
     fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(stream) => Some(stream),
-            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Tls(stream) => Some(stream.socket()),
             Self::Multiplexed(_) | Self::Gone => None,
         }
     }

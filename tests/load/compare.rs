@@ -3,8 +3,11 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
+    net::TcpStream,
     path::Path,
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -36,7 +39,7 @@ fn the_gateway_and_nginx_take_turns() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("outcome.json");
     let words = format!(
-        "compare --quick --rounds 1 --peers direct,gateway,nginx --cases rtt-500,idle,reload \
+        "compare --quick --rounds 1 --peers direct,gateway,nginx --cases rtt-500,idle,reload,storm \
          --json {}",
         file.display()
     );
@@ -89,6 +92,14 @@ fn the_gateway_and_nginx_take_turns() {
     for peer in ["gateway", "nginx"] {
         assert_eq!(median("reload", "plain", "cut", peer), 0.0, "{told}");
     }
+    // A streamer that dies is noticed by those who were on it, about a quarter.
+    for way in ["plain", "tls"] {
+        for peer in ["gateway", "nginx"] {
+            let cut = median("storm", way, "cut", peer);
+            assert!((5.0..=20.0).contains(&cut), "{cut} {told}");
+            assert!(median("storm", way, "back", peer) > 1.0, "{told}");
+        }
+    }
     let table = String::from_utf8(output.stdout).unwrap();
     for part in [
         "| direct | gateway | nginx |",
@@ -117,4 +128,46 @@ fn a_peer_that_was_asked_for_has_to_be_there() {
     let output = compare("compare --quick --cases nothing", home.path());
     assert_eq!(output.status.code(), Some(64));
     assert!(self::told(&output).contains("rtt-500"), "{told}");
+}
+
+/// Whether asked by a terminal or by a supervisor: what there is so far is shown, and no proxy lives on.
+#[test]
+fn who_is_told_to_stop_leaves_nothing_running() {
+    for signal in ["INT", "TERM"] {
+        let home = tempfile::tempdir().unwrap();
+        let words = "compare --quick --rounds 50 --peers gateway --cases idle";
+        let mut child = command(words, home.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        // The first turn is over, a later one is under way.
+        let first = said.next().unwrap().unwrap();
+        assert!(first.contains("idle plain gateway: memory"), "{first}");
+        let turn = home.path().join(format!("run-{}/gateway", child.id()));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let admin = loop {
+            let config = fs::read_to_string(turn.join("gateway.toml")).unwrap_or_default();
+            let admin = config.split('"').nth(1).map(str::to_owned);
+            let answers = |admin: &String| TcpStream::connect(admin).is_ok();
+            if let Some(admin) = admin.filter(answers) {
+                break admin;
+            }
+            assert!(Instant::now() < deadline, "no gateway is running");
+        };
+        let told = Command::new("kill")
+            .args(["-s", signal, &child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(told.success());
+        let rest: Vec<String> = said.map_while(Result::ok).collect();
+        let output = child.wait_with_output().unwrap();
+        let table = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{rest:?} {table}");
+        assert!(table.contains("the rest: interrupted"), "{table}");
+        assert!(table.contains("memory per connection"), "{table}");
+        assert!(TcpStream::connect(admin).is_err(), "the gateway lives on");
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    }
 }
