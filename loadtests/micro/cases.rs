@@ -41,6 +41,14 @@ pub(crate) const CASES: &[Case] = &[
         run: |rounds| Talk::new().repeat(rounds, Talk::method),
     },
     Case {
+        name: "verdict_result",
+        run: |rounds| {
+            Talk::new()
+                .after_a_large_method()
+                .repeat(rounds, Talk::result);
+        },
+    },
+    Case {
         name: "verdict_ping",
         run: |rounds| Talk::new().repeat(rounds, Talk::ping),
     },

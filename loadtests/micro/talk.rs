@@ -99,6 +99,17 @@ impl Talk {
         self.down(UPDATED, Verdict::Forward);
     }
 
+    /// A method was too large to be read, so that any result may be its own, again and again.
+    pub(crate) fn after_a_large_method(mut self) -> Self {
+        let verdict = self.session.handle_oversized(METHOD.as_bytes());
+        assert_eq!(verdict, Verdict::Forward);
+        self
+    }
+
+    pub(crate) fn result(&mut self) {
+        self.down(ROOMS, Verdict::Forward);
+    }
+
     pub(crate) fn ping(&mut self) {
         self.up(PING, Verdict::Forward);
         self.down(PONG, Verdict::Forward);
@@ -146,3 +157,4 @@ const UPDATED: &str = r#"a["{\"msg\":\"updated\",\"methods\":[\"41\"]}"]"#;
 pub(crate) const EVENT: &str = r#"a["{\"msg\":\"changed\",\"collection\":\"stream-room-messages\",\"id\":\"id\",\"fields\":{\"eventName\":\"GENERAL\",\"args\":[{\"_id\":\"m4hq9Tq2EnoNZm8zB\",\"rid\":\"GENERAL\",\"msg\":\"Shall we meet at ten?\",\"ts\":{\"$date\":1763712000000},\"u\":{\"_id\":\"nDb9CZTMt8pDvqqnP\",\"username\":\"ada\",\"name\":\"Ada\"},\"mentions\":[],\"channels\":[],\"_updatedAt\":{\"$date\":1763712000001}}]}}"]"#;
 pub(crate) const PING: &str = r#"["{\"msg\":\"ping\"}"]"#;
 const PONG: &str = r#"a["{\"msg\":\"pong\"}"]"#;
+const ROOMS: &str = r#"a["{\"msg\":\"result\",\"id\":\"42\",\"result\":{\"update\":[{\"_id\":\"GENERAL\",\"t\":\"c\",\"name\":\"general\",\"usernames\":[],\"msgs\":120,\"usersCount\":17,\"default\":true,\"lm\":{\"$date\":1763712000000},\"_updatedAt\":{\"$date\":1763712000001},\"ro\":false,\"u\":{\"_id\":\"rocket.cat\",\"username\":\"rocket.cat\"}}],\"remove\":[]}}"]"#;

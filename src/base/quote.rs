@@ -1,7 +1,5 @@
 //! Text as a JSON string that every SockJS client reads the way it was meant.
 
-use memchr::memchr2;
-
 /// Appends `text` as a JSON string, quotes included.
 ///
 /// Besides what JSON demands this escapes the characters that old script engines drop or take for a line end when
@@ -43,30 +41,86 @@ pub fn push_quoted(out: &mut Vec<u8>, text: &str) {
 ///
 /// Gives the string and the bytes of `text` it took; `None` when it is broken, not UTF-8, cut, or longer than `out`.
 pub fn read_quoted<'o>(text: &[u8], out: &'o mut [u8]) -> Option<(&'o str, usize)> {
-    let mut rest = text.strip_prefix(b"\"")?;
-    let mut len = 0;
-    let mut put = |bytes: &[u8]| {
-        out.get_mut(len..len + bytes.len())?.copy_from_slice(bytes);
-        len += bytes.len();
-        Some(())
-    };
+    if text.first() != Some(&b'"') {
+        return None;
+    }
+    let (mut at, mut len) = (1, 0);
     loop {
-        let run = memchr2(b'"', b'\\', rest)?;
-        let (plain, special) = rest.split_at(run);
-        if plain.iter().any(|&byte| byte < 0x20) {
-            return None;
+        let byte = *text.get(at)?;
+        at += 1;
+        match byte {
+            b'"' => break,
+            b'\\' => match *text.get(at)? {
+                // Nearly all escapes are these two.
+                byte @ (b'"' | b'\\') => {
+                    *out.get_mut(len)? = byte;
+                    at += 1;
+                    len += 1;
+                }
+                _ => {
+                    let (char, behind) = read_escape(text.get(at..)?)?;
+                    let mut utf8 = [0; 4];
+                    let char = char.encode_utf8(&mut utf8).as_bytes();
+                    out.get_mut(len..len + char.len())?.copy_from_slice(char);
+                    at = text.len() - behind.len();
+                    len += char.len();
+                }
+            },
+            0..0x20 => return None,
+            byte => {
+                *out.get_mut(len)? = byte;
+                len += 1;
+                // Whole words are copied, up to the first byte that is special.
+                while let (Some(word), Some(room)) = (
+                    text.get(at..).and_then(|rest| rest.first_chunk()),
+                    out.get_mut(len..).and_then(|room| room.first_chunk_mut()),
+                ) {
+                    *room = *word;
+                    let run = plain_in(*word);
+                    at += run;
+                    len += run;
+                    if run < 8 {
+                        break;
+                    }
+                }
+            }
         }
-        put(plain)?;
-        if special.first() == Some(&b'"') {
-            rest = &special[1..];
-            break;
-        }
-        let (char, after) = read_escape(special.get(1..)?)?;
-        put(char.encode_utf8(&mut [0; 4]).as_bytes())?;
-        rest = after;
     }
     let string = str::from_utf8(out.get(..len)?).ok()?;
-    Some((string, text.len() - rest.len()))
+    Some((string, at))
+}
+
+/// How many bytes stand before the first that means something in a JSON string: a quote, a backslash or a control
+/// character; all of them when there is none.
+#[inline]
+pub fn plain_len(text: &[u8]) -> usize {
+    let (words, tail) = text.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let run = plain_in(*word);
+        if run < 8 {
+            return at * 8 + run;
+        }
+    }
+    let run = tail.iter().position(|&byte| is_special(byte));
+    text.len() - tail.len() + run.unwrap_or(tail.len())
+}
+
+/// As [`plain_len`], for eight bytes at once: the borrow of a subtraction below zero marks a byte in its highest bit.
+/// It may mark bytes behind one that is meant, too, and never one before it.
+#[inline]
+fn plain_in(word: [u8; 8]) -> usize {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let word = u64::from_le_bytes(word);
+    let zero_in = |word: u64| word.wrapping_sub(EACH) & !word;
+    let quotes = zero_in(word ^ (EACH * b'"' as u64));
+    let escapes = zero_in(word ^ (EACH * b'\\' as u64));
+    let controls = word.wrapping_sub(EACH * 0x20) & !word;
+    let marks = (quotes | escapes | controls) & (EACH * 0x80);
+    (marks.trailing_zeros() / 8) as usize
+}
+
+fn is_special(byte: u8) -> bool {
+    matches!(byte, 0..0x20 | b'"' | b'\\')
 }
 
 /// The character of an escape, after its backslash, and what follows it.

@@ -2,7 +2,8 @@
 
 use super::{
     framing::{Framing, Sender},
-    scan::{Scan, Stop, Word},
+    scan::{Scan, Stop},
+    usual,
 };
 
 /// The type of a message, or of a SockJS frame that carries none.
@@ -59,11 +60,12 @@ pub struct Envelope<'a> {
     pub session: Option<&'a [u8]>,
     /// `subs` or `methods` has another number of elements than one.
     pub several: bool,
-    /// A SockJS array with more than one element. The streamer reads only the first, so a batch must be split.
+    /// A SockJS array with more than one element. The streamer reads only the first, so a batch must be split. Where
+    /// the end of the first one is not looked for, it is enough that there may be more.
     pub batch: bool,
     /// A SockJS message from a client that stands in no array. The streamer cannot read it, so it must be wrapped.
     pub bare: bool,
-    /// The bytes ended before the message did: what is missing here may still come.
+    /// Not all of the message was read: what is missing here may still come.
     pub cut: bool,
 }
 
@@ -73,20 +75,29 @@ pub struct Envelope<'a> {
 /// the bulk last. Takes time proportional to `prefix` and no memory. Of keys that occur twice the last one counts, as
 /// with every JSON reader of the other side; it may lie beyond the prefix, so an envelope is good for accounting and
 /// for choosing what to parse in full, not for proof.
+///
+/// Of a server's event and result, which are most of what there is, no more is read when they begin as servers write
+/// them: with `msg`, and the `collection` of a stream or the `id`.
 pub fn peek(prefix: &[u8], framing: Framing, sender: Sender) -> Envelope<'_> {
+    match usual::envelope(prefix, framing, sender) {
+        Some(envelope) => envelope,
+        None => read(prefix, framing, sender),
+    }
+}
+
+/// As [`peek`], of whatever form.
+pub(super) fn read(prefix: &[u8], framing: Framing, sender: Sender) -> Envelope<'_> {
     let mut envelope = Envelope::of(Kind::Other);
+    let mut scan = Scan::new(prefix);
     let outcome = match (framing, sender) {
         _ if prefix.is_empty() => return Envelope::of(Kind::Empty),
-        (Framing::Raw, _) => read_raw(&mut Scan::new(prefix), &mut envelope),
-        (Framing::SockJs, Sender::Client) => {
-            read_from_client(&mut Scan::new(prefix), &mut envelope)
-        }
-        (Framing::SockJs, Sender::Server) => {
-            read_from_server(&mut Scan::new(prefix), &mut envelope)
-        }
+        (Framing::Raw, _) => read_raw(&mut scan, &mut envelope, sender),
+        (Framing::SockJs, Sender::Client) => read_from_client(&mut scan, &mut envelope),
+        (Framing::SockJs, Sender::Server) => read_from_server(&mut scan, &mut envelope),
     };
     match outcome {
         Ok(()) => envelope,
+        Err(Stop::Enough) => envelope.before(framing, scan.rest()),
         Err(Stop::Cut) => Envelope {
             cut: true,
             ..envelope
@@ -96,7 +107,7 @@ pub fn peek(prefix: &[u8], framing: Framing, sender: Sender) -> Envelope<'_> {
 }
 
 impl Envelope<'_> {
-    fn of(kind: Kind) -> Self {
+    pub(super) fn of(kind: Kind) -> Self {
         Self {
             kind,
             id: None,
@@ -110,19 +121,56 @@ impl Envelope<'_> {
             cut: false,
         }
     }
+
+    /// Whether the first two members of a message are enough of it: an event is known by its collection, a result by
+    /// its id.
+    pub(super) fn is_enough(&self, sender: Sender) -> bool {
+        let is_stream = |name: &[u8]| name.starts_with(b"stream-");
+        sender == Sender::Server
+            && match self.kind {
+                Kind::Changed => self.collection.is_some_and(is_stream),
+                Kind::Result => self.id.is_some(),
+                _ => false,
+            }
+    }
+
+    /// This, when `rest` follows and is not read.
+    pub(super) fn before(self, framing: Framing, rest: &[u8]) -> Self {
+        Self {
+            // There is a quote that ends the message, and it is not the last one.
+            batch: framing == Framing::SockJs
+                && has_bare_quote(rest.strip_suffix(b"\"]").unwrap_or(rest)),
+            cut: true,
+            ..self
+        }
+    }
 }
 
-fn read_raw<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(), Stop> {
-    read_object(scan, envelope)?;
+/// Whether a quote stands in the text that has no backslash before it. All bytes are looked at, so that it is done for
+/// many at once.
+fn has_bare_quote(text: &[u8]) -> bool {
+    let pairs = text.iter().zip(text.get(1..).unwrap_or_default());
+    let found = pairs.fold(0, |found, (&before, &byte)| {
+        found | u8::from(byte == b'"') & u8::from(before != b'\\')
+    });
+    found > 0 || text.first() == Some(&b'"')
+}
+
+fn read_raw<'a>(
+    scan: &mut Scan<'a>,
+    envelope: &mut Envelope<'a>,
+    sender: Sender,
+) -> Result<(), Stop> {
+    read_object(scan, envelope, sender)?;
     expect_end(scan)
 }
 
 fn read_from_client<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(), Stop> {
     match scan.solid()? {
-        b'[' => read_elements(scan, envelope),
+        b'[' => read_elements(scan, envelope, Sender::Client),
         b'"' => {
             envelope.bare = true;
-            read_quoted(scan, envelope)?;
+            read_quoted(scan, envelope, Sender::Client)?;
             expect_end(scan)
         }
         _ => Err(Stop::Broken),
@@ -131,7 +179,7 @@ fn read_from_client<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Res
 
 fn read_from_server<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(), Stop> {
     match scan.next()? {
-        b'a' if scan.solid()? == b'[' => read_elements(scan, envelope),
+        b'a' if scan.solid()? == b'[' => read_elements(scan, envelope, Sender::Server),
         b'o' => {
             envelope.kind = Kind::Open;
             expect_end(scan)
@@ -150,13 +198,17 @@ fn read_from_server<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Res
 }
 
 /// A SockJS array after its opening bracket: the first element is read, others are only noticed.
-fn read_elements<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(), Stop> {
+fn read_elements<'a>(
+    scan: &mut Scan<'a>,
+    envelope: &mut Envelope<'a>,
+    sender: Sender,
+) -> Result<(), Stop> {
     match scan.solid()? {
         b']' => {
             envelope.kind = Kind::Empty;
             return expect_end(scan);
         }
-        b'"' => read_quoted(scan, envelope)?,
+        b'"' => read_quoted(scan, envelope, sender)?,
         _ => return Err(Stop::Broken),
     }
     match scan.solid()? {
@@ -170,19 +222,28 @@ fn read_elements<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result
     }
 }
 
-fn read_quoted<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(), Stop> {
+fn read_quoted<'a>(
+    scan: &mut Scan<'a>,
+    envelope: &mut Envelope<'a>,
+    sender: Sender,
+) -> Result<(), Stop> {
     scan.enter_quotes();
-    read_object(scan, envelope)?;
+    read_object(scan, envelope, sender)?;
     scan.leave_quotes()
 }
 
 /// Reads one object to its closing bracket and notes the values of the known keys.
-fn read_object<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(), Stop> {
+fn read_object<'a>(
+    scan: &mut Scan<'a>,
+    envelope: &mut Envelope<'a>,
+    sender: Sender,
+) -> Result<(), Stop> {
     if scan.solid()? != b'{' {
         return Err(Stop::Broken);
     }
     let mut has_msg = false;
     let mut has_server_id = false;
+    let mut members = 0_u32;
     let mut byte = scan.solid()?;
     if byte == b'}' {
         return Ok(());
@@ -212,7 +273,7 @@ fn read_object<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(
         match key.as_bytes() {
             b"msg" => {
                 has_msg = true;
-                envelope.kind = text.map_or(Kind::Other, |text| Kind::named(&text.word));
+                envelope.kind = text.map_or(Kind::Other, |text| Kind::named(text.word.as_bytes()));
             }
             b"id" => envelope.id = value,
             b"method" => envelope.method = value,
@@ -221,6 +282,10 @@ fn read_object<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(
             b"session" => envelope.session = value,
             b"server_id" => has_server_id = true,
             _ => {}
+        }
+        members += 1;
+        if members == 2 && envelope.is_enough(sender) {
+            return Err(Stop::Enough);
         }
         let after = match after {
             Some(byte) => byte,
@@ -266,13 +331,13 @@ fn read_ids<'a>(scan: &mut Scan<'a>, envelope: &mut Envelope<'a>) -> Result<(), 
 fn expect_end(scan: &mut Scan<'_>) -> Result<(), Stop> {
     match scan.solid() {
         Err(Stop::Cut) => Ok(()),
-        Ok(_) | Err(Stop::Broken) => Err(Stop::Broken),
+        Ok(_) | Err(_) => Err(Stop::Broken),
     }
 }
 
 impl Kind {
-    fn named(msg: &Word) -> Self {
-        match msg.as_bytes() {
+    pub(super) fn named(msg: &[u8]) -> Self {
+        match msg {
             b"connect" => Self::Connect,
             b"connected" => Self::Connected,
             b"failed" => Self::Failed,

@@ -1,5 +1,7 @@
 //! The messages of a connection's beginning and its signs of life.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -64,8 +66,8 @@ impl Connect {
         let [msg, session, version, support, received_count] = fields(json, names)?;
         expect(msg, "connect")?;
         Ok(Self {
-            session: typed(session),
-            version: typed(version),
+            session: session.and_then(text).map(Cow::into_owned),
+            version: version.and_then(text).map(Cow::into_owned),
             support: typed(support).unwrap_or_default(),
             received_count: typed(received_count),
         })
@@ -91,8 +93,10 @@ impl Connected {
     pub fn parse(json: &str) -> Result<Self, SyntaxError> {
         let [msg, session] = fields(json, ["msg", "session"])?;
         expect(msg, "connected")?;
-        match typed(session) {
-            Some(session) => Ok(Self { session }),
+        match session.and_then(text) {
+            Some(session) => Ok(Self {
+                session: session.into_owned(),
+            }),
             None => Err(SyntaxError::Missing { key: "session" }),
         }
     }

@@ -9,6 +9,7 @@ pub mod published;
 pub mod reply;
 pub mod request;
 mod scan;
+mod usual;
 
 pub use envelope::{Envelope, Kind, peek};
 pub use framing::{

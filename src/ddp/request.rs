@@ -6,8 +6,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
+    Framing,
     message::{SyntaxError, to_json},
     object::{fields, text},
+    usual,
 };
 
 /// A message of a client.
@@ -50,6 +52,19 @@ impl<'a> Request<'a> {
     /// subscription without id or name, at which it closes with 1002. An empty string, and one with half of a surrogate
     /// pair in it, count as missing.
     pub fn parse(json: &'a str) -> Result<Self, SyntaxError> {
+        match usual::request(json) {
+            Some(request) => Ok(request),
+            None => Self::read(json),
+        }
+    }
+
+    /// The one request in a client's text message, without parameters; `None` for what a closer look is needed to read.
+    pub fn glance(framing: Framing, text: &'a [u8]) -> Option<Self> {
+        usual::request_in(str::from_utf8(text).ok()?, framing)
+    }
+
+    /// As [`Self::parse`], of whatever form.
+    pub(super) fn read(json: &'a str) -> Result<Self, SyntaxError> {
         let names = ["msg", "id", "method", "name", "params"];
         let [msg, id, method, name, params] = fields(json, names)?;
         let params = params.map_or("", RawValue::get);

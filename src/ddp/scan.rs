@@ -9,6 +9,8 @@ pub(super) enum Stop {
     Cut,
     /// No continuation makes this JSON.
     Broken,
+    /// Of this message nothing more is wanted.
+    Enough,
 }
 
 /// A position in bytes that may end anywhere.
@@ -46,6 +48,11 @@ impl<'a> Scan<'a> {
             at: 0,
             quoted: false,
         }
+    }
+
+    /// What has not been read.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.bytes.get(self.at..).unwrap_or_default()
     }
 
     /// From here on the text is the inside of a string whose opening quote was just read.
@@ -95,7 +102,7 @@ impl<'a> Scan<'a> {
     /// Passes over bytes that are not `wanted`; the bytes must not end before one that is.
     #[inline]
     fn pass_to(&mut self, wanted: &Set) -> Result<(), Stop> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let rest = self.rest();
         let run = rest.iter().position(|byte| wanted[usize::from(*byte)]);
         self.at += run.ok_or(Stop::Cut)?;
         Ok(())
@@ -117,7 +124,7 @@ impl<'a> Scan<'a> {
         let mut plain = true;
         let mut word = Word::EMPTY;
         loop {
-            let rest = self.bytes.get(self.at..).unwrap_or_default();
+            let rest = self.rest();
             let run = memchr2(b'"', b'\\', rest).ok_or(Stop::Cut)?;
             word.extend(&rest[..run]);
             let end = self.at + run;

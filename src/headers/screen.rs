@@ -6,6 +6,8 @@
 //! of a connection closely enough to know which bytes are heads, and keeps 64 bytes of the current
 //! line, nothing else.
 
+use memchr::memchr;
+
 /// Follows the requests of one connection.
 #[derive(Debug)]
 pub struct Screen {
@@ -91,16 +93,18 @@ impl Screen {
                 at += usize::try_from(step).unwrap_or(usize::MAX);
                 continue;
             }
-            let byte = bytes[at];
-            if byte == b'\n' {
+            let rest = &bytes[at..];
+            let end = memchr(b'\n', rest);
+            let line = &rest[..end.unwrap_or(rest.len())];
+            self.line.extend(line);
+            at += line.len();
+            if end.is_some() {
                 if !self.end_line() {
                     bytes[at..].fill(0);
                     return true;
                 }
-            } else {
-                self.line.push(byte);
+                at += 1;
             }
-            at += 1;
         }
         false
     }
@@ -176,11 +180,12 @@ impl Head {
 }
 
 impl Line {
-    fn push(&mut self, byte: u8) {
-        if let Some(place) = self.start.get_mut(self.length) {
-            *place = byte;
+    fn extend(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.start.get_mut(self.length..) {
+            let kept = room.len().min(bytes.len());
+            room[..kept].copy_from_slice(&bytes[..kept]);
         }
-        self.length = self.length.saturating_add(1);
+        self.length = self.length.saturating_add(bytes.len());
     }
 
     fn is_empty(&self) -> bool {

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     base::id::{StreamerAddr, StreamerId},
-    ddp::{Connect, Connected, Framing, Kind, Sender, framing, peek},
+    ddp::{Connected, Framing, Kind, Sender, framing, peek},
     net::{
         dial::{DialError, LegRequest, dial, is_shortage},
         stream::Upstream,
@@ -51,6 +51,8 @@ pub(super) struct Opening {
     pub(super) framing: Framing,
     /// The frames of `connect`, as the client sent them.
     pub(super) connect: Held,
+    /// The session that it names.
+    pub(super) former: Option<String>,
     pub(super) entry: Arc<Entry>,
     /// For each leg that is tried: dial, handshake and answer together.
     pub(super) leg_timeout: Duration,
@@ -226,11 +228,9 @@ fn recall_place(opening: &mut Opening, now: Instant) {
     // From here on the wish names it; held on, it would count against itself.
     opening.expectation = None;
     if opening.wish.preferred.is_none() {
+        let former = opening.former.as_ref();
         opening.wish.preferred =
-            framing::messages_from_client(opening.framing, &opening.connect.text)
-                .ok()
-                .and_then(|messages| Connect::parse(messages.first()?).ok()?.session)
-                .and_then(|session| opening.shared.recall.find(&session, now));
+            former.and_then(|session| opening.shared.recall.find(session, now));
     }
     debug!(session = %opening.entry.id, wish = ?opening.wish, "client sent connect");
 }

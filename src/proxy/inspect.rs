@@ -97,6 +97,8 @@ pub(super) struct FromClient<'a> {
     /// For the client's `connect`.
     pub(super) asker: Option<Asker>,
     pub(super) connect: Option<Held>,
+    /// The session that it names.
+    pub(super) former: Option<String>,
     /// The session that it names, if that is here.
     pub(super) wanted: Option<Wanted>,
     pub(super) pong: Option<Box<ControlPayload>>,
@@ -197,6 +199,7 @@ impl FromClient<'_> {
             message.frames = masked_text_frame(&message.text, rand::random());
         }
         self.connect = Some(message);
+        self.former = connect.session;
         self.session
             .handle_messages(messages, &mut turn(&mut self.effect))
     }
@@ -214,11 +217,7 @@ impl Inspector for FromStreamer<'_> {
         let Self {
             session, effect, ..
         } = self;
-        let verdict = session.handle_streamer(prefix, whole, &mut turn(effect));
-        if verdict == Verdict::Forward {
-            session.handle_sent(prefix);
-        }
-        verdict
+        session.handle_streamer(prefix, whole, &mut turn(effect))
     }
 
     fn assembled(&mut self, message: Held) -> Result<Passed, Disconnect> {

@@ -15,6 +15,7 @@ use super::registry::Entry;
 use crate::{
     base::packing::{Garbled, Packer, Unpacker},
     ddp::Framing,
+    headers::forwarded::address_text,
     net::dial::LegRequest,
 };
 
@@ -29,15 +30,18 @@ pub(super) struct Introduction {
 
 impl Introduction {
     fn new(request: &LegRequest, entry: &Entry) -> Self {
-        let mut headers = request.headers.clone();
-        let way = headers.remove(&FORWARDED_FOR);
-        headers.remove(&REAL_IP);
-        // Of the request that is over.
-        headers.remove(&REQUEST_ID);
+        // The addresses are known; the last one is of the request that is over.
+        let own = [&FORWARDED_FOR, &REAL_IP, &REQUEST_ID];
+        let headers = request.headers.iter();
+        let headers = headers.filter(|(name, _)| !own.contains(name));
+        let way = request.headers.get(&FORWARDED_FOR);
+        let way = way.filter(|way| way.as_bytes() != way_of(entry).as_bytes());
         Self {
             host: request.host.clone(),
-            headers,
-            way: way.filter(|way| way.as_bytes() != way_of(entry).as_bytes()),
+            headers: headers
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+            way: way.cloned(),
         }
     }
 
@@ -49,7 +53,7 @@ impl Introduction {
             None => HeaderValue::from_str(&way_of(entry)).ok(),
         };
         headers.extend(way.map(|way| (FORWARDED_FOR, way)));
-        let client = HeaderValue::from_str(&entry.client.to_string()).ok();
+        let client = HeaderValue::from_str(&address_text(entry.client.0)).ok();
         headers.extend(client.map(|client| (REAL_IP, client)));
         LegRequest {
             target: match entry.framing {
@@ -110,9 +114,9 @@ impl Introduction {
 fn way_of(entry: &Entry) -> String {
     let peer = entry.peer().0.ip().to_canonical();
     if entry.client.0 == peer {
-        peer.to_string()
+        address_text(peer)
     } else {
-        format!("{}, {peer}", entry.client)
+        format!("{}, {}", address_text(entry.client.0), address_text(peer))
     }
 }
 

@@ -375,6 +375,7 @@ impl State {
             },
             session: &mut self.session,
             connect: None,
+            former: None,
             wanted: None,
             pong: None,
             behind: self.own.as_ref().is_some_and(|own| own.release),
@@ -383,6 +384,7 @@ impl State {
         let FromClient {
             effect,
             connect,
+            former,
             wanted,
             pong,
             ..
@@ -393,7 +395,7 @@ impl State {
         self.keep_own(pong, &replies);
         self.tell_shadow(&shadow, now);
         if let Some(connect) = connect {
-            self.start_attaching(connect, wanted);
+            self.start_attaching(connect, former, wanted);
         }
         let (frames, messages) = match &fed {
             Ok(Fed { messages, frames }) => (*frames, *messages),
@@ -416,10 +418,11 @@ impl State {
         }
     }
 
-    fn start_attaching(&mut self, connect: Held, wanted: Option<Wanted>) {
+    fn start_attaching(&mut self, connect: Held, former: Option<String>, wanted: Option<Wanted>) {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Greeting(mut opening) => {
                 opening.connect = connect;
+                opening.former = former;
                 debug_assert!(opening.early.is_empty());
                 match wanted {
                     Some(wanted) => self.start_proving(opening, wanted),

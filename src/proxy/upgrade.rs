@@ -36,7 +36,7 @@ use crate::{
     ddp::Framing,
     headers::{
         cookie::{Affinity, Attributes},
-        forwarded,
+        forwarded::{self, address_text},
     },
     net::{
         dial::LegRequest,
@@ -179,6 +179,7 @@ impl Visit<'_> {
             request: Box::new(leg_request),
             framing: self.framing(),
             connect: Held::default(),
+            former: None,
             entry: registration.entry().clone(),
             leg_timeout: self.leg_timeout(),
             sockjs_session: self.sockjs.map(sockjs_key),
@@ -270,7 +271,7 @@ impl Visit<'_> {
                 let agent = headers
                     .get(header::USER_AGENT)
                     .map_or(&b""[..], HeaderValue::as_bytes);
-                let address = self.client.addr.0.to_string();
+                let address = address_text(self.client.addr.0);
                 self.shared
                     .quotas
                     .key(&[b"agent", address.as_bytes(), agent])
@@ -283,7 +284,7 @@ impl Visit<'_> {
         let address = self.client.addr.0;
         let exempt =
             address.is_loopback() || self.snapshot.config.trusted_proxies.contains(address);
-        (!exempt).then(|| self.key(b"address", address.to_string().as_bytes()))
+        (!exempt).then(|| self.key(b"address", address_text(address).as_bytes()))
     }
 
     fn key(&self, kind: &[u8], value: &[u8]) -> u64 {
@@ -306,19 +307,29 @@ impl Visit<'_> {
             })
             .unwrap_or("localhost")
             .to_owned();
-        let mut headers = request.headers().clone();
+        let origin = self.client.origin();
+        // What the way here adds to, if those before are believed.
+        let mut way = HeaderMap::with_capacity(TOLD.len());
+        if origin.trusted {
+            for name in &TOLD_OF_WAY {
+                for value in request.headers().get_all(name) {
+                    way.append(name, value.clone());
+                }
+            }
+        }
         forwarded::apply(
-            &mut headers,
-            &self.client.origin(),
+            &mut way,
+            &origin,
             self.client.peer,
             HeaderValue::from_str(&host).ok().as_ref(),
         );
-        let mut told = HeaderMap::with_capacity(TOLD.len());
-        for name in TOLD {
+        let mut told = HeaderMap::with_capacity(TOLD.len() + TOLD_OF_WAY.len());
+        let own = TOLD.iter().map(|name| (name, request.headers()));
+        for (name, headers) in own.chain(TOLD_OF_WAY.iter().map(|name| (name, &way))) {
             if let Some(value) = headers.get(name)
                 && value.len() <= TOLD_BYTES
             {
-                told.insert(HeaderName::from_static(name), value.clone());
+                told.insert(name, value.clone());
             }
         }
         LegRequest {
@@ -472,17 +483,19 @@ fn unix_seconds() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// Headers of the client that a streamer sees.
-const TOLD: [&str; 9] = [
-    "user-agent",
-    "origin",
-    "accept-language",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-real-ip",
-    "x-request-id",
+/// Headers of the client that a streamer sees: its own, and those of its way here.
+static TOLD: [HeaderName; 4] = [
+    header::USER_AGENT,
+    header::ORIGIN,
+    header::ACCEPT_LANGUAGE,
+    HeaderName::from_static("x-request-id"),
+];
+static TOLD_OF_WAY: [HeaderName; 5] = [
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
 ];
 
 /// Longest value of such a header.

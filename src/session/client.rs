@@ -72,6 +72,13 @@ impl Session {
         if !text {
             return Verdict::Close(Disconnect::Unreadable);
         }
+        if whole
+            && self.phase != Phase::Greeting
+            && let Some(request) = Request::glance(self.framing, prefix)
+            && !self.wants_text(&request)
+        {
+            return self.judge_request(request, turn);
+        }
         let envelope = peek(prefix, self.framing, Sender::Client);
         match (self.phase, envelope.kind) {
             // SockJS wants empty frames ignored; the streamer closes with 1007 on them.
@@ -221,19 +228,38 @@ impl Session {
         )
     }
 
+    /// Whether more of a message matters than what kind of request it is: its parameters, or all of it.
+    fn wants_text(&self, request: &Request<'_>) -> bool {
+        self.is_proving()
+            || match request {
+                Request::Method { method, .. } => {
+                    method == login::LOGIN || self.is_returning() || self.compares_writes()
+                }
+                Request::Sub { .. } => true,
+                _ => false,
+            }
+    }
+
     fn judge_message<E: Effects>(&mut self, json: &str, turn: &mut Turn<'_, E>) -> Verdict {
         if self.is_past_requests() || self.postpone(json) {
             return Verdict::Drop;
         }
-        let request = match Request::parse(json) {
-            Ok(request) => request,
+        match Request::parse(json) {
+            Ok(request) => self.judge_request(request, turn),
             // A method without an id and the like: 1002; what is no message at all: 1007
             // (`ee/apps/ddp-streamer/src/{Client,Server}.ts`).
             Err(SyntaxError::Missing { .. } | SyntaxError::Unexpected { .. }) => {
-                return Verdict::Close(Disconnect::Malformed);
+                Verdict::Close(Disconnect::Malformed)
             }
-            Err(_) => return Verdict::Close(Disconnect::Unreadable),
-        };
+            Err(_) => Verdict::Close(Disconnect::Unreadable),
+        }
+    }
+
+    fn judge_request<E: Effects>(
+        &mut self,
+        request: Request<'_>,
+        turn: &mut Turn<'_, E>,
+    ) -> Verdict {
         let live = self.phase == Phase::Live;
         match request {
             Request::Method { id, method, params } => self.judge_method(&id, &method, params, turn),

@@ -267,7 +267,7 @@ impl Session {
 
     /// Milliseconds since the session began; 49 days are not exceeded, only reached.
     pub(super) fn millis(&self, now: Instant) -> u32 {
-        u32::try_from(now.duration_since(self.started).as_millis()).unwrap_or(u32::MAX)
+        u32::try_from(whole_millis(now.duration_since(self.started))).unwrap_or(u32::MAX)
     }
 
     /// The leg ended without a close frame. The client is told after `delay`, chosen at random by
@@ -578,13 +578,18 @@ impl Session {
             clippy::cast_possible_truncation,
             reason = "the upper bits are not wanted"
         )]
-        Millis(now.duration_since(self.started).as_millis() as u32)
+        Millis(whole_millis(now.duration_since(self.started)) as u32)
     }
 
     fn since(&self, earlier: Millis, now: Instant) -> Duration {
         let Millis(now) = self.moment(now);
         Duration::from_millis(u64::from(now.wrapping_sub(earlier.0)))
     }
+}
+
+/// [`Duration::as_millis`] without the division of 128 bits.
+fn whole_millis(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000) + u64::from(duration.subsec_millis())
 }
 
 /// The lower half of a number of milliseconds.

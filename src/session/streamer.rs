@@ -15,7 +15,7 @@ use super::{
     turn::{Effects, Login, Note, Turn},
 };
 use crate::ddp::{
-    self, Framing, Kind, LoginReply, Sender, login, messages_from_streamer, peek, reply,
+    self, Envelope, Framing, Kind, LoginReply, Sender, login, messages_from_streamer, peek, reply,
     single_message,
 };
 
@@ -45,6 +45,20 @@ impl Session {
             return Verdict::Drop;
         }
         let envelope = peek(prefix, self.framing, Sender::Server);
+        let verdict = self.judge_envelope(&envelope, prefix, whole, turn);
+        if verdict == Verdict::Forward {
+            self.count_sent(prefix, envelope.kind);
+        }
+        verdict
+    }
+
+    fn judge_envelope<E: Effects>(
+        &mut self,
+        envelope: &Envelope<'_>,
+        prefix: &[u8],
+        whole: bool,
+        turn: &mut Turn<'_, E>,
+    ) -> Verdict {
         if envelope.batch {
             return Verdict::Assemble;
         }

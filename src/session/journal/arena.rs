@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::packed::{put_varint, take, take_byte, take_varint};
+use super::packed::{Out, Short, put_varint, take, take_byte, take_varint};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -80,19 +80,24 @@ impl Arena {
         body: &[u8],
         bound: usize,
     ) -> Result<(), NoRoom> {
-        let mut front = Vec::with_capacity(LONGEST_FRONT);
+        let mut front = Short::<LONGEST_FRONT>::new();
         front.push(head.0);
         if head.has(Head::WAITING) {
-            front.extend_from_slice(&since.to_le_bytes());
+            front.put(&since.to_le_bytes());
         }
         put_varint(body.len() as u64, &mut front);
+        let front = front.as_bytes();
         let more = front.len() + body.len();
         self.reserve(more, bound)?;
-        let at = at.min(self.bytes.len());
         let end = self.bytes.len();
+        if at >= end {
+            self.bytes.extend_from_slice(front);
+            self.bytes.extend_from_slice(body);
+            return Ok(());
+        }
         self.bytes.resize(end + more, 0);
         self.bytes.copy_within(at..end, at + more);
-        self.bytes[at..at + front.len()].copy_from_slice(&front);
+        self.bytes[at..at + front.len()].copy_from_slice(front);
         self.bytes[at + front.len()..at + more].copy_from_slice(body);
         Ok(())
     }

@@ -7,7 +7,9 @@ use std::{borrow::Cow, fmt};
 
 use super::{
     Name,
-    packed::{pack, put_counted, put_varint, take, take_byte, take_counted, take_varint, unpack},
+    packed::{
+        ID_ROOM, Out, Short, pack, put_varint, take, take_byte, take_counted, take_varint, unpack,
+    },
 };
 
 /// One subscription.
@@ -47,11 +49,8 @@ impl fmt::Debug for SubRequest<'_> {
 }
 
 /// What both have in common, which is all that a method needs.
-pub(super) fn bare(id: &str, name: Name) -> Vec<u8> {
-    let mut packed = Vec::with_capacity(id.len() + 1);
-    pack(id, "", &mut packed);
-    let mut entry = Vec::with_capacity(packed.len() + 2);
-    put_counted(&packed, &mut entry);
+pub(super) fn bare(id: &str, name: Name) -> Short<ID_ROOM> {
+    let mut entry = Short::counted(id);
     entry.push(name.code());
     entry
 }

@@ -20,7 +20,7 @@ use std::{borrow::Cow, fmt};
 
 use arena::{Arena, Head, Kind, NoRoom, Record};
 use entry::{put_request, split_request, take_id, take_name};
-use packed::{pack, unpack};
+use packed::{ID_ROOM, Short, unpack};
 
 pub use answer::{Answered, Begun, Updated, Waited};
 pub use document::{Collection, DocumentView, MOST_DOCUMENTS};
@@ -180,14 +180,14 @@ impl Journal {
         let bound = self.bounds.bytes();
         let head = Head::new(Kind::Sub).with(Head::WAITING);
         let bare = entry::bare(id, Name::of(name));
-        let mut whole = bare.clone();
+        let mut whole = bare.as_bytes().to_vec();
         if !self.overflowed {
             put_request(name, params, &self.own_user(), &mut whole);
         }
         let mut pushed = self.arena.push(head, at, &whole, bound);
         if pushed.is_err() {
             self.overflow();
-            pushed = self.arena.push(head, at, &bare, bound);
+            pushed = self.arena.push(head, at, bare.as_bytes(), bound);
         }
         if pushed.is_err() {
             self.overflowed &= self.subs > 0;
@@ -252,7 +252,7 @@ impl Journal {
         }
         let head = Head::new(Kind::Method).with(Head::WAITING);
         let entry = entry::bare(id, Name::of(name));
-        if self.insert(usize::MAX, head, at, &entry).is_err() {
+        if self.insert(usize::MAX, head, at, entry.as_bytes()).is_err() {
             return Begun::Full;
         }
         self.methods += 1;
@@ -397,11 +397,12 @@ impl Journal {
         if id.len() > LONGEST_ID {
             return None;
         }
-        let mut wanted = Vec::with_capacity(id.len() + 1);
-        pack(id, "", &mut wanted);
+        let wanted = Short::<ID_ROOM>::counted(id);
+        let wanted = wanted.as_bytes();
         self.arena.records().find(|record| {
-            let mut body = self.arena.body(record);
-            record.head.is(kind) && is_so(record.head) && take_id(&mut body) == Some(&wanted)
+            record.head.is(kind)
+                && is_so(record.head)
+                && self.arena.body(record).starts_with(wanted)
         })
     }
 

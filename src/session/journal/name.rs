@@ -26,9 +26,14 @@ impl Name {
     };
 
     pub fn of(text: &str) -> Self {
-        match KNOWN.binary_search_by(|(known, _)| (*known).cmp(text)) {
-            Ok(index) => Self::at(index),
-            Err(_) => Self::OTHER,
+        let mut slot = slot(text);
+        loop {
+            let index = usize::from(SLOTS[slot]);
+            match KNOWN.get(index) {
+                Some(&(known, _)) if known == text => return Self::at(index),
+                Some(_) => slot = (slot + 1) % SLOTS.len(),
+                None => return Self::OTHER,
+            }
         }
     }
 
@@ -102,6 +107,36 @@ enum Sort {
 }
 
 const _: () = assert!(KNOWN.len() < 255);
+
+/// A name's first place in [`SLOTS`].
+const fn slot(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let mut hash = 0x811c_9dc5_u32;
+    let mut at = 0;
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u32).wrapping_mul(0x0100_0193);
+        at += 1;
+    }
+    ((hash >> 16) ^ hash) as usize % SLOT_COUNT
+}
+
+/// The list by hash, with room so that most names stand at their first place; [`NO_NAME`] ends a search.
+static SLOTS: [u8; SLOT_COUNT] = {
+    let mut slots = [NO_NAME; SLOT_COUNT];
+    let mut index = 0;
+    while index < KNOWN.len() {
+        let mut at = slot(KNOWN[index].0);
+        while slots[at] != NO_NAME {
+            at = (at + 1) % SLOT_COUNT;
+        }
+        slots[at] = Name::at(index).0;
+        index += 1;
+    }
+    slots
+};
+
+const SLOT_COUNT: usize = 512;
+const NO_NAME: u8 = u8::MAX;
 
 /// Sorted by bytes.
 ///

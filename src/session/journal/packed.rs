@@ -33,13 +33,19 @@ const ID_LEN: usize = 17;
 const SHORTEST_RUN: usize = 12;
 /// The count is one byte.
 const LONGEST_RUN: usize = 255;
+/// Fewer digits take no less space as a number.
+const SHORTEST_NUMBER: usize = 4;
 /// What a shorter user id would save is not worth looking for.
 const SHORTEST_OWN: usize = 4;
 /// Bytes of a UUID with a dash before them.
 const UUID_GROUPS: [usize; 4] = [4, 6, 8, 10];
 
 /// Appends the packed form of `text` to `out`; it is at most one byte longer than the text. `own_user` may be empty.
-pub(super) fn pack(text: &str, own_user: &str, out: &mut Vec<u8>) {
+pub(super) fn pack(text: &str, own_user: &str, out: &mut impl Out) {
+    // What is below would do the same, digit by digit.
+    if text.len() < SHORTEST_NUMBER && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return out.put(text.as_bytes());
+    }
     let start = out.len();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
@@ -56,7 +62,7 @@ pub(super) fn pack(text: &str, own_user: &str, out: &mut Vec<u8>) {
             if u32::from(first) < 0x20 {
                 out.push(CONTROL);
             }
-            out.extend_from_slice(&rest.as_bytes()[..taken]);
+            out.put(&rest.as_bytes()[..taken]);
             taken
         };
         rest = &rest[taken..];
@@ -64,7 +70,7 @@ pub(super) fn pack(text: &str, own_user: &str, out: &mut Vec<u8>) {
     if out.len() - start > text.len() + 1 {
         out.truncate(start);
         out.push(PLAIN);
-        out.extend_from_slice(text.as_bytes());
+        out.put(text.as_bytes());
     }
 }
 
@@ -78,13 +84,96 @@ pub(super) fn unpack<'a>(packed: &'a [u8], own_user: &str) -> Cow<'a, str> {
     if let Some(text) = plain {
         return Cow::Borrowed(text);
     }
-    let mut text = String::new();
+    // An id takes a little less than half of its length.
+    let mut text = String::with_capacity(packed.len() * 5 / 2);
     let mut rest = packed;
     while unpack_one(&mut rest, own_user, &mut text).is_some() {}
     Cow::Owned(text)
 }
 
-pub(super) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
+/// Where packed text goes.
+pub(super) trait Out {
+    fn len(&self) -> usize;
+    fn put(&mut self, bytes: &[u8]);
+    fn truncate(&mut self, len: usize);
+
+    fn push(&mut self, byte: u8) {
+        self.put(&[byte]);
+    }
+}
+
+impl Out for Vec<u8> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.truncate(len);
+    }
+}
+
+/// A few bytes for the moment, of which those that do not fit are only counted.
+#[derive(Clone, Copy)]
+pub(super) struct Short<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> Short<N> {
+    pub(super) fn new() -> Self {
+        Self {
+            bytes: [0; N],
+            len: 0,
+        }
+    }
+
+    /// What [`put_counted`] of the packed form of an id appends.
+    pub(super) fn counted(id: &str) -> Self {
+        let mut short = Self::new();
+        short.push(0);
+        pack(id, "", &mut short);
+        debug_assert!(short.len <= N, "there is room for the longest id");
+        short.bytes[0] = u8::try_from(short.len - 1).unwrap_or_default();
+        short
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl<const N: usize> Out for Short<N> {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
+            room.copy_from_slice(bytes);
+        }
+        self.len += bytes.len();
+    }
+
+    fn push(&mut self, byte: u8) {
+        if let Some(room) = self.bytes.get_mut(self.len) {
+            *room = byte;
+        }
+        self.len += 1;
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
+
+/// Enough for an id of [`LONGEST_ID`], packed, and what stands beside it.
+pub(super) const ID_ROOM: usize = LONGEST_ID + 8;
+
+pub(super) fn put_varint(mut value: u64, out: &mut impl Out) {
     loop {
         let low = value.to_le_bytes()[0] & 0x7f;
         value >>= 7;
@@ -134,7 +223,7 @@ pub(super) fn take_counted<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// Packs an id or number that `text` begins with, if that saves anything. How much of the text it was.
-fn pack_run(text: &str, out: &mut Vec<u8>) -> Option<usize> {
+fn pack_run(text: &str, out: &mut impl Out) -> Option<usize> {
     let len = text
         .bytes()
         .take(LONGEST_RUN)
@@ -143,20 +232,22 @@ fn pack_run(text: &str, out: &mut Vec<u8>) -> Option<usize> {
     let run = &text.as_bytes()[..len];
     if let Some(bytes) = uuid(run) {
         out.push(UUID);
-        out.extend_from_slice(&bytes);
+        out.put(&bytes);
     } else if let Some(number) = number(run) {
         out.push(NUMBER);
         put_varint(number, out);
     } else if len >= SHORTEST_RUN && is_hex(run) {
-        out.extend_from_slice(&[HEX, u8::try_from(len / 2).ok()?]);
-        out.extend(run.chunks_exact(2).filter_map(hex_byte));
+        out.put(&[HEX, u8::try_from(len / 2).ok()?]);
+        for byte in run.chunks_exact(2).filter_map(hex_byte) {
+            out.push(byte);
+        }
     } else if len == ID_LEN || len == 2 * ID_LEN {
         // A direct room is named by its two users.
         out.push(ID);
         pack_letters(&run[..ID_LEN], out);
         return Some(ID_LEN);
     } else if len >= SHORTEST_RUN {
-        out.extend_from_slice(&[LETTERS, u8::try_from(len).ok()?]);
+        out.put(&[LETTERS, u8::try_from(len).ok()?]);
         pack_letters(run, out);
     } else {
         return None;
@@ -208,7 +299,7 @@ fn unpack_one(rest: &mut &[u8], own_user: &str, text: &mut String) -> Option<()>
     Some(())
 }
 
-fn pack_letters(letters: &[u8], out: &mut Vec<u8>) {
+fn pack_letters(letters: &[u8], out: &mut impl Out) {
     for group in letters.chunks(4) {
         let bits = group
             .iter()
@@ -217,7 +308,7 @@ fn pack_letters(letters: &[u8], out: &mut Vec<u8>) {
                 bits | u32::from(sextet(letter).unwrap_or(0)) << (18 - 6 * place)
             })
             .to_be_bytes();
-        out.extend_from_slice(&bits[1..=packed_letters(group.len())]);
+        out.put(&bits[1..=packed_letters(group.len())]);
     }
 }
 
@@ -253,7 +344,7 @@ fn sextet(byte: u8) -> Option<u8> {
 }
 
 fn number(run: &[u8]) -> Option<u64> {
-    if !(4..=19).contains(&run.len()) || run[0] == b'0' {
+    if !(SHORTEST_NUMBER..=19).contains(&run.len()) || run[0] == b'0' {
         return None;
     }
     run.iter().try_fold(0, |number, &byte| {
@@ -294,8 +385,9 @@ fn nibble(byte: u8) -> Option<u8> {
 }
 
 fn push_hex(byte: u8, text: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for nibble in [byte >> 4, byte & 0x0f] {
-        text.extend(char::from_digit(u32::from(nibble), 16));
+        text.push(char::from(DIGITS[usize::from(nibble)]));
     }
 }
 

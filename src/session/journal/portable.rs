@@ -106,7 +106,7 @@ impl Journal {
         if self.has_sub(id) || params.is_none() != self.overflowed {
             return Err(Garbled);
         }
-        let mut body = entry::bare(id, Name::of(name));
+        let mut body = entry::bare(id, Name::of(name)).as_bytes().to_vec();
         if let Some(params) = params {
             put_request(name, params, &self.own_user(), &mut body);
         }
@@ -119,7 +119,7 @@ impl Journal {
     fn unpack_method(&mut self, now: u32, from: &mut Unpacker<'_>) -> Result<(), Garbled> {
         let State { id, head, since } = State::unpack(Kind::Method, now, from)?;
         let name = Name::of(from.text()?);
-        self.unpacked(head, since, &entry::bare(id, name))?;
+        self.unpacked(head, since, entry::bare(id, name).as_bytes())?;
         self.methods += 1;
         Ok(())
     }

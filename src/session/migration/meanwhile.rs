@@ -80,6 +80,11 @@ impl Session {
             .is_some_and(|moving| matches!(moving.stage, Stage::Shadowing(_) | Stage::Settling(_)))
     }
 
+    /// Whether what the client writes to streams is noted, so that its parameters are wanted.
+    pub(in crate::session) fn compares_writes(&self) -> bool {
+        self.migration().is_some()
+    }
+
     /// An event of the leg in charge is too large to be compared.
     pub(in crate::session) fn cannot_compare(&mut self) {
         if let Some(Stage::Shadowing(_)) = self.migration().map(|moving| &moving.stage) {

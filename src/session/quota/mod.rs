@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use cells::{CAPACITY, CAPACITY_BYTES, Cells, Charged, Locked, Moment, Place, SHARED, Shard};
 use meters::QuotaMeters;
 
+use super::journal;
 use crate::ddp::login::LOGIN;
 
 pub use mirror::{Mirrored, Used};
@@ -132,6 +133,8 @@ pub enum Strike {
 pub struct Quotas {
     cells: Cells,
     secret: [u8; blake3::KEY_LEN],
+    /// The hashes of the names that clients use, by [`journal::Name::index`].
+    names: [u64; journal::Name::COUNT],
     meters: QuotaMeters,
 }
 
@@ -143,9 +146,11 @@ impl Quotas {
 
     /// `seed` must be random: it keeps clients from choosing names whose accounts collide.
     pub fn new(seed: u64, now: Instant) -> Self {
+        let secret = *blake3::hash(&seed.to_le_bytes()).as_bytes();
         Self {
             cells: Cells::new(now),
-            secret: *blake3::hash(&seed.to_le_bytes()).as_bytes(),
+            secret,
+            names: journal::Name::ALL.map(|name| hash(&secret, name.label())),
             meters: QuotaMeters::new(),
         }
     }
@@ -210,18 +215,21 @@ impl Quotas {
                 wait,
             });
         }
-        let charges = accounts
-            .due
-            .map(|due| due.map(|due| due.weigh(&mut locked, now)));
-        if let Some(refused) = charges
-            .iter()
-            .flatten()
-            .filter_map(Charge::refused)
-            .max_by_key(|refused| refused.wait)
-        {
+        let mut charges = [const { None }; SHARED];
+        let mut refused: Option<Refused> = None;
+        for (charge, due) in charges.iter_mut().zip(accounts.due.iter().flatten()) {
+            let weighed = due.weigh(&mut locked, now);
+            if let Some(worse) = weighed.refused()
+                && refused.is_none_or(|so_far| so_far.wait <= worse.wait)
+            {
+                refused = Some(worse);
+            }
+            *charge = Some(weighed);
+        }
+        if let Some(refused) = refused {
             return Err(refused);
         }
-        for charge in charges.into_iter().flatten() {
+        for charge in charges.iter().flatten() {
             charge.pay(&mut locked, now);
         }
         Ok(())
@@ -306,7 +314,10 @@ impl Quotas {
         let address = asker.address.map(|address| mix(address ^ ADDRESS));
         let by_name = rules.connection_method.is_some() || rules.user_method.is_some();
         let name = by_name.then(|| Name {
-            hash: first_eight(blake3::keyed_hash(&self.secret, name.as_bytes())),
+            hash: match journal::Name::of(name) {
+                journal::Name::OTHER => hash(&self.secret, name),
+                known => self.names[known.index()],
+            },
             factor: if name.starts_with("stream-") {
                 STREAM_FACTOR
             } else {
@@ -365,7 +376,7 @@ struct Due {
 }
 
 impl Due {
-    fn weigh<const N: usize>(self, locked: &mut Locked<'_, N>, now: Moment) -> Charge {
+    fn weigh<const N: usize>(&self, locked: &mut Locked<'_, N>, now: Moment) -> Charge<'_> {
         let shard = locked.shard(self.subject);
         let (shared, outcome) = match shard.find(self.key, now) {
             Place::Own(until) => (false, self.terms.charge(until, now)),
@@ -384,14 +395,14 @@ impl Due {
 }
 
 /// What one rule says to a call.
-struct Charge {
-    due: Due,
+struct Charge<'d> {
+    due: &'d Due,
     shared: bool,
     /// The account after it, or the time to wait.
     outcome: Result<Moment, Duration>,
 }
 
-impl Charge {
+impl Charge<'_> {
     fn refused(&self) -> Option<Refused> {
         let wait = self.outcome.err()?;
         Some(Refused {
@@ -400,7 +411,7 @@ impl Charge {
         })
     }
 
-    fn pay<const N: usize>(self, locked: &mut Locked<'_, N>, now: Moment) {
+    fn pay<const N: usize>(&self, locked: &mut Locked<'_, N>, now: Moment) {
         let Ok(until) = self.outcome else { return };
         let shard = locked.shard(self.due.subject);
         if self.shared {
@@ -410,16 +421,10 @@ impl Charge {
             if let Some(ledger) = &mut shard.ledger
                 && self.due.rule.is_of_many()
             {
-                let Due {
-                    subject,
-                    rule,
-                    terms,
-                    ..
-                } = self.due;
                 let charged = Charged {
-                    subject,
-                    rule: rule as u8,
-                    nanos: terms.each,
+                    subject: self.due.subject,
+                    rule: self.due.rule as u8,
+                    nanos: self.due.terms.each,
                 };
                 ledger.charge(self.due.key, charged);
             }
@@ -477,6 +482,10 @@ fn penalty(shard: &mut Shard, culprit: u64, now: Moment) -> Option<Duration> {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn hash(secret: &[u8; blake3::KEY_LEN], name: &str) -> u64 {
+    first_eight(blake3::keyed_hash(secret, name.as_bytes()))
 }
 
 fn first_eight(hash: blake3::Hash) -> u64 {

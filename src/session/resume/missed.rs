@@ -16,22 +16,20 @@ pub(super) struct Missed {
     pub(super) counted: bool,
 }
 
-/// Whether Meteor's client counts the message that begins with `text`, which is at least its first
-/// [`SHORT`] + 1 bytes: all that are messages, but pings and pongs.
-pub(super) fn is_counted(text: &[u8], framing: Framing) -> bool {
-    if text.len() > SHORT {
-        return true;
-    }
-    !matches!(
-        peek(text, framing, Sender::Server).kind,
-        Kind::Ping
-            | Kind::Pong
-            | Kind::Heartbeat
-            | Kind::Open
-            | Kind::Closed
-            | Kind::Empty
-            | Kind::ServerId
-    )
+/// Whether Meteor's client counts the message of this kind that begins with `text`, which is at least
+/// its first [`SHORT`] + 1 bytes: all that are messages, but pings and pongs.
+pub(super) fn is_counted(text: &[u8], kind: Kind) -> bool {
+    text.len() > SHORT
+        || !matches!(
+            kind,
+            Kind::Ping
+                | Kind::Pong
+                | Kind::Heartbeat
+                | Kind::Open
+                | Kind::Closed
+                | Kind::Empty
+                | Kind::ServerId
+        )
 }
 
 /// How many of these whole text frames are messages that the client counts.
@@ -74,10 +72,11 @@ impl Missed {
             1 => inner.swap_remove(0),
             _ => String::new(),
         };
+        let kind = peek(text, framing, Sender::Server).kind;
         Self {
             frames,
-            kind: peek(text, framing, Sender::Server).kind,
-            counted: is_counted(text, framing),
+            kind,
+            counted: is_counted(text, kind),
             json,
         }
     }

@@ -33,7 +33,7 @@ use returning::Returning;
 use super::{Session, machine::Phase, reload::Reload};
 use crate::{
     base::{chunk::Backlog, secret::Secret},
-    ddp::message,
+    ddp::{Kind as Message, Sender, message, peek},
 };
 
 /// What is kept for a return; most sessions have none of it.
@@ -79,9 +79,15 @@ impl fmt::Debug for Spoken {
 }
 
 impl Session {
-    /// A message begins to go to the client with `text`, as the streamer framed it: its first bytes.
+    /// A message goes to the client, as the streamer framed it, that [`Session::handle_streamer`] has not passed.
+    /// `text` is its first bytes.
     pub fn handle_sent(&mut self, text: &[u8]) {
-        if is_counted(text, self.framing) {
+        self.count_sent(text, peek(text, self.framing, Sender::Server).kind);
+    }
+
+    /// A message of this kind goes to the client.
+    pub(in crate::session) fn count_sent(&mut self, text: &[u8], kind: Message) {
+        if is_counted(text, kind) {
             self.add_sent(1);
         }
     }

@@ -71,6 +71,11 @@ impl Session {
         true
     }
 
+    /// Whether [`Self::postpone`] keeps what comes.
+    pub(in crate::session) fn is_proving(&self) -> bool {
+        self.proof().is_some()
+    }
+
     fn proof(&self) -> Option<&Proof> {
         self.book.as_ref()?.resume.as_ref()?.proof.as_ref()
     }

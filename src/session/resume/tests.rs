@@ -172,7 +172,10 @@ impl World {
             .session
             .handle_streamer(text.as_bytes(), true, &mut turn);
         let out = match verdict {
-            Verdict::Forward => vec![text],
+            Verdict::Forward => {
+                self.passes(&text);
+                Vec::new()
+            }
             Verdict::Assemble => {
                 let passage = self
                     .session
