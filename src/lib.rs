@@ -166,7 +166,7 @@
 //! # Invariants
 //!
 //! - An idle session owns no buffer. The size of its future is asserted where it is defined; a test
-//!   holds the heap per session to 2 KiB (plain) and 10 KiB (TLS).
+//!   holds the heap per session to 2 KiB (plain) and 7 KiB (TLS).
 //! - Every queue, map and wait has a bound, and what is over it has an answer.
 //! - Counted things are guards: a permit, a registration, a place among the connections is given
 //!   back by `Drop` and nowhere else.

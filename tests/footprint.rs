@@ -26,7 +26,7 @@ const WARM_UP: usize = 200;
 
 /// Heap bytes that one logged-in session with one subscription may cost.
 const PLAIN_BUDGET: usize = 2 * 1024;
-const TLS_BUDGET: usize = 10 * 1024;
+const TLS_BUDGET: usize = 7 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_session_costs_little() {

@@ -179,9 +179,9 @@ async fn records_may_come_in_any_parts() {
             let server = Secure::accept(socket, configs.server.clone())
                 .await
                 .unwrap();
-            tokio::spawn(echo(server, 1000))
+            tokio::spawn(echo(server, 1000));
         };
-        let (_echo, mut client) = tokio::join!(accept, connect(&configs, slow_address));
+        let ((), mut client) = tokio::join!(accept, connect(&configs, slow_address));
         for size in [1, 500, 3000] {
             client.write_all(&bytes(size)).await.unwrap();
             client.flush().await.unwrap();
