@@ -45,12 +45,11 @@ use support::{
 async fn a_panic_in_one_connection_ends_only_that_connection() {
     let recorder = Recording::install();
     let lines = Lines::default();
-    let _subscriber = tracing::subscriber::set_default(
-        tracing_subscriber::fmt()
-            .json()
-            .with_writer(lines.clone())
-            .finish(),
-    );
+    // For all threads: connections are carried by others than this one.
+    tracing_subscriber::fmt()
+        .json()
+        .with_writer(lines.clone())
+        .init();
     telemetry::panic::install();
     let deployment = Deployment::start().await;
     let plain = deployment.plain();

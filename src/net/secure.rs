@@ -343,11 +343,8 @@ impl AsyncRead for Secure {
                     return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
                 }
             }
-            // An answer to the client's own messages (RFC 8446 section 4.6.3) waits for nobody, but a
-            // client that only asks and takes no answer is not read on.
-            if this.poll_drain(cx)?.is_pending() && this.outgoing.rest().len() > MOST_AT_ONCE {
-                return Poll::Pending;
-            }
+            // An answer to the client's own messages (RFC 8446 section 4.6.3) waits for nobody.
+            let _ = this.poll_drain(cx)?;
             ready!(this.poll_records(cx, room))?;
             if room.filled().len() > before || room.remaining() == 0 {
                 let _ = this.poll_drain(cx)?;

@@ -89,9 +89,16 @@ fn configurations_in_the_readme_are_valid() {
         .skip(1)
         .map(|rest| rest.split("```").next().unwrap_or_default())
         .collect();
-    assert_eq!(blocks.len(), 4);
+    assert_eq!(blocks.len(), 6);
+    let secret = (
+        "DDP_GATEWAY_SECRET",
+        "known to all gateways and to nobody else",
+    );
+    let environment: Environment = [(secret.0.to_owned(), secret.1.to_owned())]
+        .into_iter()
+        .collect();
     for block in blocks {
-        if let Err(faults) = config::from_str("README.md", block, &Environment::empty()) {
+        if let Err(faults) = config::from_str("README.md", block, &environment) {
             let faults: Vec<String> = faults.iter().map(|fault| fault.render(false)).collect();
             panic!("{block}\n{}", faults.join("\n"));
         }

@@ -412,7 +412,12 @@ async fn taken_back_midway_the_rest_stays() {
         &format!("/streamers/drain?streamer={id}&rate=2"),
     )
     .await;
-    until("some to be told", async || streamer.sessions() < 10).await;
+    let path = format!("/streamers/drain?streamer={id}");
+    until("some to be told", async || {
+        let report = http::get(deployment.admin(), &path).await.json();
+        report["streamers"][0]["left"].as_u64() < Some(10)
+    })
+    .await;
     let back = order(&deployment, &format!("/streamers/undrain?streamer={id}")).await;
     let left = back["left"].as_u64().unwrap();
     assert!((1..=9).contains(&left), "{back}");
