@@ -420,8 +420,9 @@ impl<'a> Member<'a> {
                 .map(|(id, logins)| (id.as_str().to_owned(), logins))
                 .collect(),
         });
-        let of = |id: &StreamerId| machine.share(Some(id.as_str()));
-        logins.set_shares(machine.share(None), of, machine.share(Some("")), now);
+        let of = |id: &StreamerId| machine.share(Some(id.as_str()), now);
+        let (whole, idle) = (machine.share(None, now), machine.share(Some(""), now));
+        logins.set_shares(whole, of, idle, now);
         if self.inner.shared.quotas.has_penalties() {
             machine.hurry();
         }
@@ -570,7 +571,7 @@ impl<'a> Member<'a> {
                 Phase::Knowing => "together",
             },
             error: self.error.as_ref().map(ToString::to_string),
-            login_share: machine.share(None),
+            login_share: machine.share(None, now),
             others: machine.others().map(other).collect(),
         }
     }

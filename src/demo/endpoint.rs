@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -56,6 +56,9 @@ pub(super) struct Endpoint {
 #[derive(Debug, Default)]
 struct Totals {
     sockets: AtomicU64,
+    /// Of clients, open now.
+    sessions: AtomicUsize,
+    most_sessions: AtomicUsize,
     requests: AtomicU64,
     messages_in: AtomicU64,
     messages_out: AtomicU64,
@@ -64,6 +67,8 @@ struct Totals {
 #[derive(Debug)]
 struct Client {
     user: Option<String>,
+    /// A gateway's, which says so.
+    probe: bool,
     terminate: CancellationToken,
 }
 
@@ -122,6 +127,7 @@ impl Endpoint {
         let logged_in = clients.values().filter(|client| client.user.is_some());
         Counters {
             sockets: clients.len(),
+            most_sessions: totals.most_sessions.load(Ordering::Relaxed),
             sockets_total: totals.sockets.load(Ordering::Relaxed),
             logged_in: logged_in.count(),
             publications: self.hub.publications(),
@@ -232,6 +238,8 @@ impl Endpoint {
         } else {
             Framing::SockJs
         };
+        let agent = headers.get(header::USER_AGENT);
+        let probe = agent.is_some_and(|agent| agent == "ddp-gateway-probe");
         self.remember(Upgrade {
             target,
             headers: request.headers().clone(),
@@ -253,7 +261,7 @@ impl Endpoint {
                 Some(websocket_config()),
             )
             .await;
-            self.serve(stream, framing, terminate).await;
+            self.serve(stream, framing, probe, terminate).await;
         });
         let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
         let headers = response.headers_mut();
@@ -267,6 +275,7 @@ impl Endpoint {
         self: Arc<Self>,
         stream: WebSocketStream<TcpStream>,
         framing: Framing,
+        probe: bool,
         terminate: CancellationToken,
     ) {
         let connection = self.options.workspace.connection_id();
@@ -279,8 +288,14 @@ impl Endpoint {
         self.totals.sockets.fetch_add(1, Ordering::Relaxed);
         let client = Client {
             user: None,
+            probe,
             terminate: terminate.clone(),
         };
+        if !probe {
+            let totals = &self.totals;
+            let sessions = totals.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+            totals.most_sessions.fetch_max(sessions, Ordering::Relaxed);
+        }
         lock(&self.clients).insert(connection, client);
         let traffic = Traffic {
             connection,
@@ -351,7 +366,11 @@ impl Traffic {
 
 impl Drop for Traffic {
     fn drop(&mut self) {
-        lock(&self.endpoint.clients).remove(&self.connection);
+        let client = lock(&self.endpoint.clients).remove(&self.connection);
+        if client.is_some_and(|client| !client.probe) {
+            let sessions = &self.endpoint.totals.sessions;
+            sessions.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -37,7 +37,7 @@ pub struct LoginCounters {
     pub in_flight: usize,
     /// Most that were ever in flight at the same time.
     pub most_in_flight: usize,
-    /// Most that began within one second, to a tenth of a second.
+    /// Most that began within any one second.
     pub most_per_second: usize,
     /// Begun so far.
     pub begun: u64,
@@ -163,8 +163,8 @@ impl LoginTally {
 #[derive(Debug, Default)]
 struct Tally {
     counters: LoginCounters,
-    /// Logins begun in the latest slots that had any, each with the time of its first.
-    slots: VecDeque<(Instant, usize)>,
+    /// When each of the last second began.
+    latest: VecDeque<Instant>,
 }
 
 impl Tally {
@@ -175,22 +175,17 @@ impl Tally {
         counters.slowest = counters.slowest.max(until - now);
         counters.in_flight += 1;
         counters.most_in_flight = counters.most_in_flight.max(counters.in_flight);
-        match self.slots.back_mut() {
-            Some((first, count)) if now.saturating_duration_since(*first) < SLOT => *count += 1,
-            _ => self.slots.push_back((now, 1)),
-        }
-        while let Some((first, _)) = self.slots.front()
+        self.latest.push_back(now);
+        while let Some(first) = self.latest.front()
             && now.saturating_duration_since(*first) >= WINDOW
         {
-            self.slots.pop_front();
+            self.latest.pop_front();
         }
-        let begun = self.slots.iter().map(|(_, count)| count).sum();
-        counters.most_per_second = counters.most_per_second.max(begun);
+        counters.most_per_second = counters.most_per_second.max(self.latest.len());
     }
 }
 
 const WINDOW: Duration = Duration::from_secs(1);
-const SLOT: Duration = Duration::from_millis(100);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every change is made in one step, so a poisoned value is still a whole one.

@@ -77,6 +77,8 @@ pub struct Upgrade {
 pub struct Counters {
     /// Sockets open now.
     pub sockets: usize,
+    /// Most that were open at the same time; those of health probes do not count.
+    pub most_sessions: usize,
     /// Sockets ever opened.
     pub sockets_total: u64,
     /// Open sockets with a user.

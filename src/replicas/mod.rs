@@ -17,7 +17,7 @@ mod packet;
 mod roster;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -46,6 +46,9 @@ pub struct Replicas {
     accounts: HashMap<(String, String), Account>,
     pools: BTreeMap<String, PoolState>,
     demand: Demand,
+    /// What packets said of it, each with its number: those that somebody may not have heard, and
+    /// the one before.
+    said: VecDeque<(u64, Demand)>,
     /// When the last packet was sent, or the first one may be.
     spoke_at: Instant,
     /// Something is to be said soon.
@@ -87,6 +90,7 @@ impl Replicas {
             accounts: HashMap::new(),
             pools: BTreeMap::new(),
             demand: Demand::default(),
+            said: VecDeque::new(),
             spoke_at: now,
             urgent: false,
             period: PERIOD,
@@ -215,26 +219,47 @@ impl Replicas {
 
     /// How many logins this gateway has.
     pub fn set_demand(&mut self, demand: Demand) {
-        self.urgent |= (demand.whole == 0) != (self.demand.whole == 0)
-            || demand.whole > self.demand.whole.saturating_mul(2);
+        self.urgent |= demand.is_news_after(&self.demand);
         self.demand = demand;
     }
 
-    /// This gateway's share of the pace of logins, in all (`None`) or at one streamer: by how many
-    /// it has and the others have, and never less than a quarter of an even share.
-    pub fn share(&self, streamer: Option<&str>) -> f64 {
-        let own = match streamer {
-            None => self.demand.whole,
-            Some(streamer) => self.demand.streamers.get(streamer).copied().unwrap_or(0),
+    /// This gateway's share of the pace of logins, in all (`None`) or at one streamer. A quarter of
+    /// the pace is shared evenly, the rest by how many logins there are.
+    ///
+    /// The shares of all gateways together are never more than 1 while packets arrive: this one
+    /// counts what it had in any packet that somebody may have heard last, and the others the more
+    /// of the last two of it. One that has been silent for 1.5 s is not waited
+    /// for; it is probably gone.
+    pub fn share(&self, streamer: Option<&str>, now: Instant) -> f64 {
+        if matches!(self.phase, Phase::Learning { .. }) {
+            return 0.0;
+        }
+        let of = |demand: &Demand| match streamer {
+            None => demand.whole,
+            Some(streamer) => demand.streamers.get(streamer).copied().unwrap_or(0),
+        };
+        let weight = |logins: u32| f64::from(logins) + 1.0;
+        let heard = self.roster.heard_by_all_since(self.own, now, SOON);
+        let least = self.unheard(heard).map(of).min().unwrap_or(0);
+        let own = match heard {
+            // Somebody may not know yet that this gateway is there.
+            0 => 0.0,
+            _ => weight(least),
         };
         let others = self.roster.others().map(|replica| match streamer {
             None => replica.logins(),
             Some(streamer) => replica.logins_at(streamer),
         });
-        let weight = |logins: u32| f64::from(logins) + 1.0;
-        let all = weight(own) + others.map(weight).sum::<f64>();
+        let all = own + others.map(weight).sum::<f64>();
         let even = 1.0 / (f64::from(u32::try_from(self.roster.len()).unwrap_or(u32::MAX)) + 1.0);
-        (weight(own) / all).max(even / 4.0)
+        even / 4.0 + own / all * 0.75
+    }
+
+    /// What was said of logins since the packet of this number, that one included.
+    fn unheard(&self, heard: u64) -> impl Iterator<Item = &Demand> {
+        let newer = self.said.partition_point(|(seq, _)| *seq <= heard);
+        let from = newer.saturating_sub(1);
+        self.said.range(from..).map(|(_, demand)| demand)
     }
 
     /// Others are to hear at once what the caller has to add.
@@ -249,6 +274,9 @@ impl Replicas {
         }
         self.spoke_at = now;
         self.urgent = false;
+        let heard = self.roster.heard_by_all_since(self.own, now, SOON);
+        let newer = self.said.partition_point(|(seq, _)| *seq <= heard);
+        self.said.drain(..newer.saturating_sub(1));
         self.period = PERIOD.mul_f64(0.8 + 0.2 * jitter.clamp(0.0, 1.0));
         Some(self.state())
     }
@@ -284,6 +312,15 @@ impl Replicas {
             .collect();
         state.pools = self.pools.clone();
         state.logins = self.demand.clone();
+        if self.said.len() == MOST_SAID {
+            // Whoever has heard no newer one counts with the more of the two.
+            if let Some((_, oldest)) = self.said.pop_front()
+                && let Some((_, next)) = self.said.front_mut()
+            {
+                next.lower_to(&oldest);
+            }
+        }
+        self.said.push_back((self.seq, self.demand.clone()));
         state
     }
 
@@ -326,3 +363,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// Longer than the pause between two packets of anybody.
 const LEARN: Duration = Duration::from_millis(1_200);
+/// The same, with what is late.
+const SOON: Duration = Duration::from_millis(1_500);
+/// More than there are packets until somebody who is silent is not counted with any more.
+const MOST_SAID: usize = 40;

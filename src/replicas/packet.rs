@@ -132,6 +132,23 @@ impl Unusable {
     }
 }
 
+impl Demand {
+    /// Whether others are to hear of it soon, and say that they have.
+    pub(super) fn is_news_after(&self, before: &Self) -> bool {
+        (self.whole == 0) != (before.whole == 0) || self.whole > before.whole.saturating_mul(2)
+    }
+
+    /// The fewer of each.
+    pub(super) fn lower_to(&mut self, other: &Self) {
+        self.whole = self.whole.min(other.whole);
+        self.streamers.retain(|streamer, logins| {
+            let other = other.streamers.get(streamer).copied().unwrap_or(0);
+            *logins = (*logins).min(other);
+            *logins > 0
+        });
+    }
+}
+
 impl State {
     pub(super) fn new(id: ReplicaId, name: String, seq: u64) -> Self {
         Self {

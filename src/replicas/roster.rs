@@ -119,6 +119,14 @@ impl Roster {
             .min()
             .unwrap_or(u64::MAX)
     }
+
+    /// The same of those that were heard within this time.
+    pub(super) fn heard_by_all_since(&self, own: ReplicaId, now: Instant, within: Duration) -> u64 {
+        let fresh = |replica: &&Replica| now.saturating_duration_since(replica.heard_at) < within;
+        let seen = self.others().filter(fresh);
+        let seen = seen.map(|replica| replica.state.seen.get(&own).copied().unwrap_or(0));
+        seen.min().unwrap_or(u64::MAX)
+    }
 }
 
 impl Replica {
@@ -142,6 +150,7 @@ impl Replica {
             let pool = state.pools.get(pool);
             pool.is_some_and(|pool| pool.streamers.contains_key(streamer))
         });
+        awaits |= state.logins.is_news_after(&self.state.logins);
         let before = std::mem::replace(&mut self.state, state);
         self.before = before.logins;
         awaits

@@ -9,13 +9,18 @@
 )]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use ddp_gateway::{
-    pool::SplitMix,
-    replicas::{Phase, ReplicaId, Replicas, State, Terms, Usage},
+    pool::{
+        SplitMix,
+        logins::{LoginOutcome, LoginPermit, LoginSettings, LoginTicket, Logins},
+    },
+    replicas::{Demand, Phase, ReplicaId, Replicas, State, Terms, Usage},
 };
 use proptest::prelude::{ProptestConfig, any, proptest};
 
@@ -231,6 +236,82 @@ impl Gateway {
     }
 }
 
+/// The logins of one gateway.
+struct Queue {
+    logins: Arc<Logins>,
+    /// By streamer.
+    waiting: [VecDeque<LoginTicket>; 2],
+    begun: VecDeque<(Instant, LoginPermit)>,
+}
+
+impl Queue {
+    fn new(now: Instant) -> Self {
+        let settings = LoginSettings {
+            rate: RATE,
+            streamer_rate: RATE,
+            concurrency: 1_000,
+            streamer_concurrency: 1_000,
+            ..LoginSettings::default()
+        };
+        Self {
+            logins: Logins::new(settings, now),
+            waiting: Default::default(),
+            begun: VecDeque::new(),
+        }
+    }
+
+    /// Settles its shares with the others; how many logins begin.
+    fn step(&mut self, machine: &mut Replicas, now: Instant) -> usize {
+        let logins = &self.logins;
+        logins.handle_timeout(now);
+        while let Some((at, permit)) = self.begun.pop_front() {
+            if at + LOGIN > now {
+                self.begun.push_front((at, permit));
+                break;
+            }
+            permit.finish(LoginOutcome::Done, now);
+        }
+        let (whole, streamers) = logins.demand();
+        let streamers = streamers.iter();
+        machine.set_demand(Demand {
+            whole,
+            streamers: streamers
+                .map(|(id, logins)| (id.as_str().to_owned(), *logins))
+                .collect(),
+        });
+        let share = |streamer: Option<&str>| machine.share(streamer, now);
+        logins.set_shares(
+            share(None),
+            |id| share(Some(id.as_str())),
+            share(Some("")),
+            now,
+        );
+        let mut count = 0;
+        for waiting in &mut self.waiting {
+            let mut cx = Context::from_waker(Waker::noop());
+            while let Some(ticket) = waiting.front_mut()
+                && let Poll::Ready(permit) = ticket.poll(&mut cx, now)
+            {
+                self.begun.push_back((now, permit));
+                waiting.pop_front();
+                count += 1;
+            }
+        }
+        count
+    }
+
+    fn come(&mut self, logins: u64, streamer: usize, now: Instant) {
+        for _ in 0..logins {
+            let ticket = self.logins.wait(&STREAMERS[streamer].into(), now);
+            self.waiting[streamer].push_back(ticket.unwrap());
+        }
+    }
+}
+
+/// Logins a second, of all gateways together.
+const RATE: u32 = 100;
+const LOGIN: Duration = Duration::from_millis(20);
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -297,6 +378,51 @@ proptest! {
         world.gateways[0].waiting = 2 * limit;
         world.run(Duration::from_secs(5), |world| world.never_too_many());
         assert_eq!((world.held(0), world.held(1), world.waiting()), (limit, limit, 0));
+    }
+
+    /// Herds of clients log in here and there, and begin no faster than they might at one gateway:
+    /// within any time at the rate, and a burst before it. At a burst of less than a login each
+    /// gateway has that one.
+    #[test]
+    fn logins_keep_the_pace_of_one_gateway(
+        seed in any::<u64>(), count in 2_usize..7, latest in 1_u64..400,
+    ) {
+        let mut world = World::new(seed, count, 10, latest);
+        world.run(Duration::from_secs(3), |_| {});
+        let now = world.now;
+        let mut queues: Vec<Queue> = world.gateways.iter().map(|one| Queue::new(now + one.skew)).collect();
+        let (mut level, mut begun, mut come) = (0.0_f64, 0, 0);
+        let most = f64::from(RATE / 10) + count as f64;
+        let mut each = |world: &mut World, herds: bool| {
+            if herds && world.below(150) == 0 {
+                let at = world.below(count as u64) as usize;
+                let (herd, streamer) = (world.below(150), world.below(2) as usize);
+                queues[at].come(herd, streamer, world.now + world.gateways[at].skew);
+                come += herd as usize;
+            }
+            let now = world.now;
+            let mut begin = 0;
+            for (queue, gateway) in queues.iter_mut().zip(&mut world.gateways) {
+                begin += queue.step(&mut gateway.machine, now + gateway.skew);
+            }
+            begun += begin;
+            level = (level - f64::from(RATE) * STEP.as_secs_f64()).max(0.0) + begin as f64;
+            assert!(level <= most, "{level} of {most} logins at once");
+            for of in [None, Some(STREAMERS[0]), Some(STREAMERS[1]), Some("")] {
+                let shares = world.gateways.iter();
+                let shares = shares.map(|one| one.machine.share(of, now + one.skew));
+                let sum: f64 = shares.sum();
+                assert!(sum < 1.0 + 1e-6, "{sum} of the pace at {of:?}");
+            }
+            (come, begun)
+        };
+        world.run(Duration::from_secs(8), |world| { each(world, true); });
+        let mut left = (0, 0);
+        world.run(Duration::from_millis(500), |world| left = each(world, false));
+        // The busiest gateway has three quarters at least, and takes a moment to get them.
+        let patience = (left.0 - left.1) as f64 / f64::from(RATE) / 0.7 + 2.0;
+        world.run(Duration::from_secs_f64(patience), |world| left = each(world, false));
+        assert_eq!(left.0, left.1);
     }
 
     /// All room is found, to the last place, wherever those who want it are.

@@ -25,13 +25,15 @@ impl Pacer {
         }
     }
 
-    /// Goes on at another rate; what was used too early under the old one is still owed.
+    /// Goes on at another rate. What is left of the burst stays, as far as there is one; a larger
+    /// burst comes with time, or else what one gateway hands to another would be there twice.
     pub(in crate::pool) fn set(&mut self, rate: u32, now: Instant) {
-        let ahead = self.due.saturating_duration_since(now);
-        let owed = ahead.as_nanos().div_ceil(self.interval.as_nanos().max(1));
-        let owed = u32::try_from(owed).unwrap_or(u32::MAX).min(burst(rate));
+        let whole = self.tolerance + self.interval;
+        let left = whole.saturating_sub(self.due.saturating_duration_since(now));
+        let left = left.as_secs_f64() / self.interval.as_secs_f64();
         *self = Self::new(rate, now);
-        self.due = now + self.interval * owed;
+        let owed = f64::from(burst(rate.max(1))) - left;
+        self.due = now + self.interval.mul_f64(owed.max(0.0));
     }
 
     /// When the next login may begin; in the past when it may at once.

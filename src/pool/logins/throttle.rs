@@ -113,17 +113,21 @@ impl Throttle {
     }
 }
 
-/// A share of a number that is never 0.
+/// A share of a number, rounded down: the parts of all gateways are no more than the whole, unless
+/// that is too little for each to have 1.
 pub(super) fn part(whole: u32, share: f64) -> u32 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a share of it is no larger; the conversion saturates"
     )]
-    let part = (f64::from(whole) * share).round() as u32;
+    let part = (f64::from(whole) * share + ROUNDING) as u32;
     part.clamp(1, whole.max(1))
 }
 
 /// Without a login for this long, what was learned is forgotten: the backend of a minute ago is
 /// not the one of now.
 pub(super) const FORGET_AFTER: Duration = Duration::from_secs(10);
+
+/// A third of 3 is 1.
+const ROUNDING: f64 = 1e-6;
