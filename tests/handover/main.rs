@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
 
 mod back;
+mod between;
 mod crowd;
 mod drain;
+mod owner;
 mod peer;
 
 #[allow(dead_code, reason = "tests of one gateway use the rest")]

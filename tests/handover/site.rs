@@ -156,9 +156,14 @@ pub(crate) async fn is_ready(gateway: &App, streamers: usize) {
 }
 
 pub(crate) fn config(nats: &NatsServer, servers: &Servers, secret: &str) -> Config {
+    deployment::read(&text(nats, servers, secret))
+}
+
+/// Ends with the table of the replicas.
+pub(crate) fn text(nats: &NatsServer, servers: &Servers, secret: &str) -> String {
     let streamers = servers.streamers.iter().map(Streamer::address);
     let streamers: Vec<_> = streamers.map(|address| format!("\"{address}\"")).collect();
-    let text = format!(
+    format!(
         "admin = \"127.0.0.1:0\"\nlisten = \"127.0.0.1:0\"\nmonolith = \"http://{}\"\n\
          streamers = [{}]\n\
          [websocket]\nresume_grace = \"60s\"\n[logins]\npace = false\n\
@@ -170,8 +175,7 @@ pub(crate) fn config(nats: &NatsServer, servers: &Servers, secret: &str) -> Conf
         servers.monolith.address(),
         streamers.join(", "),
         nats.url(),
-    );
-    deployment::read(&text)
+    )
 }
 
 pub(crate) const SECRET: &str = "a secret of at least thirty-two bytes";
