@@ -8,6 +8,7 @@ use std::{
 };
 
 use ddp_gateway::{control::app::App, ddp::Framing};
+use futures_util::StreamExt as _;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
@@ -20,7 +21,7 @@ use crate::{
     site::{self, SECRET},
     support::{
         deployment::Servers, eventually, http, metrics::Metrics, process::Gateway, settles,
-        socket::Way, until,
+        socket::Way, soon, until,
     },
 };
 
@@ -142,6 +143,18 @@ impl Scene {
     }
 }
 
+/// Hears nothing more until the gateway ends the connection; the code that it gives.
+async fn until_end(phone: &mut Phone) -> Option<u16> {
+    let mut socket = phone.vanish().unwrap();
+    loop {
+        match soon("the end of a connection", socket.next()).await {
+            Some(Ok(Message::Close(frame))) => return frame.map(|frame| frame.code.into()),
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return None,
+        }
+    }
+}
+
 /// The address that it names behind this text, in whatever order it says things.
 async fn said(process: &mut Gateway, text: &str) -> SocketAddr {
     eventually(text, async || {
@@ -201,7 +214,7 @@ async fn an_owner_that_is_killed_when_it_has_given_the_session_away() {
         process.signal(Signal::KILL);
         process.ended().await;
         between.go_on();
-        assert_eq!(phone.until_end().await, Some(1012), "{point:?}");
+        assert_eq!(until_end(&mut phone).await, Some(1012), "{point:?}");
         phone.connect().await;
         phone.until_in().await;
         assert_ne!(phone.session, session, "{point:?}");
@@ -231,7 +244,7 @@ async fn an_owner_that_is_killed_while_it_is_the_way_to_the_streamer() {
     process.ended().await;
     let handover = &scene.gateway.control().shared().handover;
     let ended = tokio::select! {
-        code = phone.until_end() => Some(code),
+        code = until_end(&mut phone) => Some(code),
         () = until("a leg of its own", async || handover.borrowed().is_empty()) => None,
     };
     assert!(matches!(ended, None | Some(Some(1012))), "{ended:?}");

@@ -225,18 +225,6 @@ impl Phone {
             .collect()
     }
 
-    /// Hears nothing more until the other side ends the connection; the code that it gives.
-    pub(super) async fn until_end(&mut self) -> Option<u16> {
-        let mut socket = self.socket.take().unwrap();
-        loop {
-            match soon("the end of a connection", socket.next()).await {
-                Some(Ok(Message::Close(frame))) => return frame.map(|frame| frame.code.into()),
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return None,
-            }
-        }
-    }
-
     /// Deals with one message as Meteor's client does.
     pub(super) async fn read(&mut self) {
         let Ok(message) = timeout(PATIENCE, self.next()).await else {
