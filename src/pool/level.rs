@@ -57,7 +57,7 @@ fn level(entry: &Entry, now: Instant) -> Level {
     };
     let room = |capacity: u32| match well {
         true => {
-            let elsewhere = entry.streamer.elsewhere();
+            let elsewhere = entry.streamer.sessions_of_others();
             let room = capacity.saturating_sub(sessions.saturating_add(elsewhere));
             let claimed = entry.streamer.claim().unwrap_or(u32::MAX);
             room.min(claimed.saturating_sub(sessions))

@@ -72,7 +72,7 @@ impl Pool {
         let seed = state.random.draw();
         let view = self.view.load();
         // Whose leg is at another gateway needs one of this gateway's, best to where it is.
-        let (avoid, preferred) = match from.is_elsewhere() {
+        let (avoid, preferred) = match from.is_borrowed() {
             true => (&[][..], Some(from.id.clone())),
             false => (std::slice::from_ref(&from.id), None),
         };

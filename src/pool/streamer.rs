@@ -74,17 +74,17 @@ impl Streamer {
     }
 
     /// Whether it stands for one of another gateway: it is in no pool.
-    pub(super) fn is_elsewhere(&self) -> bool {
+    pub(super) fn is_borrowed(&self) -> bool {
         self.pool.strong_count() == 0
     }
 
     /// What the choice goes by: the sessions of all gateways.
     pub(super) fn whole_load(&self) -> u32 {
-        self.load().saturating_add(self.elsewhere())
+        self.load().saturating_add(self.sessions_of_others())
     }
 
     /// Sessions that other gateways have on it, as far as that is known.
-    pub fn elsewhere(&self) -> u32 {
+    pub fn sessions_of_others(&self) -> u32 {
         self.slots.elsewhere.load(Ordering::Relaxed)
     }
 
@@ -193,7 +193,7 @@ impl Permit {
     }
 
     /// A place that somebody else counts, for a leg that leads there.
-    pub fn counted_elsewhere(id: StreamerId, addr: StreamerAddr) -> Self {
+    pub fn borrowed(id: StreamerId, addr: StreamerAddr) -> Self {
         let slots = Slots::new(Gauge::noop());
         slots.take();
         Self {
@@ -202,8 +202,8 @@ impl Permit {
     }
 
     /// Whether another gateway counts the place.
-    pub fn is_counted_elsewhere(&self) -> bool {
-        self.streamer.is_elsewhere()
+    pub fn is_borrowed(&self) -> bool {
+        self.streamer.is_borrowed()
     }
 
     pub fn streamer(&self) -> &Arc<Streamer> {

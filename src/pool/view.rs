@@ -52,7 +52,7 @@ impl Entry {
     }
 
     pub fn has_room(&self, now: Instant) -> bool {
-        let (own, elsewhere) = (self.streamer.sessions(), self.streamer.elsewhere());
+        let (own, elsewhere) = (self.streamer.sessions(), self.streamer.sessions_of_others());
         self.streamer.claim().is_none_or(|claim| own < claim)
             && own.saturating_add(elsewhere) < self.capacity(now)
     }
@@ -77,7 +77,7 @@ impl Entry {
                 _ => None,
             },
             sessions: self.streamer.sessions(),
-            elsewhere: self.streamer.elsewhere(),
+            elsewhere: self.streamer.sessions_of_others(),
             claim: self.streamer.claim(),
             expected: self.streamer.expected(),
             capacity: if leaving { 0 } else { self.capacity(now) },

@@ -117,6 +117,6 @@ impl Parcel {
 
     /// The place on the streamer, which the other gateway counts.
     pub(super) fn permit(&self) -> Permit {
-        Permit::counted_elsewhere(self.streamer.clone(), self.address)
+        Permit::borrowed(self.streamer.clone(), self.address)
     }
 }

@@ -87,7 +87,7 @@ impl Relay {
             shared.detached.name(&name, entry.id);
             shared.recall.remember(&name, &streamer, now);
         }
-        if leg.permit.is_counted_elsewhere() {
+        if leg.permit.is_borrowed() {
             shared.handover.borrow(entry.id);
         }
         info!(

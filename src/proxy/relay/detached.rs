@@ -402,7 +402,7 @@ impl State {
         } = kept;
         self.keep_login(login);
         let streamer = leg.permit.streamer().id.clone();
-        if leg.permit.is_counted_elsewhere() {
+        if leg.permit.is_borrowed() {
             let shared = self.registration.shared();
             shared.handover.borrow(self.registration.entry().id);
         }

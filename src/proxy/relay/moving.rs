@@ -46,7 +46,7 @@ impl State {
         };
         // One whose client is away is not disturbed, unless its leg has to go.
         let away = self.session.phase() == Phase::Detached;
-        if away && !leg.permit.is_counted_elsewhere() {
+        if away && !leg.permit.is_borrowed() {
             return self.refuse_move(Unmovable::Resuming.into());
         }
         if let Err(reason) = self.session.begin_move(now) {
@@ -298,7 +298,7 @@ impl State {
         } = old;
         let from = permit.streamer().id.clone();
         let to = leg.permit.streamer().id.clone();
-        if permit.is_counted_elsewhere() {
+        if permit.is_borrowed() {
             let entry = self.registration.entry();
             self.registration.shared().handover.settle(entry.id);
         }
