@@ -217,7 +217,8 @@ impl Logins {
         self.lock().streamers()
     }
 
-    /// Logins that may begin in a second at all streamers together.
+    /// Logins that may begin in a second at all streamers together: what other gateways leave of
+    /// [`LoginSettings::rate`] at this moment.
     pub fn rate_limit(&self) -> u32 {
         self.lock().rate_limit()
     }
@@ -229,7 +230,8 @@ impl Logins {
 
     /// Time over which the clients of a streamer that is losing this many sessions are told, so that
     /// they do not come back faster than they may log in: those of all streamers that are dying
-    /// count, since they all come back to the same monolith.
+    /// count, since they all come back to the same monolith. Other gateways that lose sessions of the
+    /// same streamers spread them over theirs of the pace, as this one does.
     pub fn spread(&self, streamer: &StreamerId, lost: u32, now: Instant) -> Duration {
         let Some(rate) = self.lock().paced_rate() else {
             return SHORTEST_SPREAD;

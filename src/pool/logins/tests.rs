@@ -453,3 +453,21 @@ fn a_herd_is_spread_over_the_time_in_which_it_may_log_in() {
     bench.reconfigure(|settings| settings.pace = false);
     assert_eq!(spread(&mut bench, "a", 500), 1_000);
 }
+
+/// What is sized by the pace (spreads, waves, moves) is sized by what other gateways leave of it.
+#[test]
+fn a_herd_is_spread_by_the_share_that_other_gateways_leave() {
+    let bench = Bench::new(|settings| settings.rate = 100);
+    let share = |share: f64| {
+        bench.logins.set_shares(share, |_| share, share, bench.now);
+        let spread = bench.logins.spread(&"a".into(), 500, bench.now);
+        let rates = (bench.logins.rate_limit(), bench.logins.paced_rate());
+        (rates, spread.as_millis())
+    };
+    assert_eq!(share(1.0), ((100, Some(100)), 5_000));
+    assert_eq!(share(0.25), ((25, Some(25)), 20_000));
+    // Never nothing, however small the share; the longest spread bounds it.
+    assert_eq!(share(0.000_1), ((1, Some(1)), 60_000));
+    // The others have gone.
+    assert_eq!(share(1.0), ((100, Some(100)), 5_000));
+}
