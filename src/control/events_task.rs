@@ -78,10 +78,13 @@ impl Consequences {
         match event {
             Event::ForcedLogout { user, session } => {
                 tracing::debug!(%pool, session = session.is_some(), "a user is logged out by force");
-                shared.forced_logouts.add(&user, session.as_deref(), now);
+                let meant = shared.forced_logouts.add(&user, session.as_deref(), now);
                 // After a move the streamers know the session by another name than the one that the
-                // user's list of devices may still have, and none of them would end it.
-                if let Some(entry) = session.and_then(|session| shared.find_named(&session)) {
+                // user's list of devices may still have, and none of them would end it. During one,
+                // the streamer that is named may have no leg in charge.
+                let meant = meant.and_then(|id| shared.registry.find(id));
+                let named = || shared.find_named(&session?);
+                if let Some(entry) = meant.or_else(named) {
                     entry.mailbox.send(Command::Close {
                         reason: Disconnect::ForcedLogout,
                         after: Duration::ZERO,

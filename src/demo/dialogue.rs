@@ -63,6 +63,8 @@ pub(super) struct Dialogue {
     home: Home,
     outbox: Outbox,
     greeted: bool,
+    /// Empty before the greeting.
+    session: String,
     user: Option<User>,
     subs: HashMap<String, Sub>,
     /// Everything that was ever published to this socket and not stopped: also what a second sub
@@ -127,6 +129,7 @@ impl Dialogue {
             home,
             outbox,
             greeted: false,
+            session: String::new(),
             user: None,
             subs: HashMap::new(),
             running: Vec::new(),
@@ -140,6 +143,10 @@ impl Dialogue {
 
     pub(super) fn set_delay(&mut self, delay: Duration) {
         self.delay = delay;
+    }
+
+    pub(super) fn session(&self) -> &str {
+        &self.session
     }
 
     pub(super) fn user(&self) -> Option<&User> {
@@ -177,6 +184,7 @@ impl Dialogue {
             }
             self.greeted = true;
             let session = uuid();
+            self.session.clone_from(&session);
             return Effects::send([json!({ "msg": "connected", "session": session })]);
         }
         let request = match kind {

@@ -69,6 +69,8 @@ struct Client {
     user: Option<String>,
     /// A gateway's, which says so.
     probe: bool,
+    /// Its name; known from the login on.
+    session: String,
     terminate: CancellationToken,
 }
 
@@ -119,6 +121,14 @@ impl Endpoint {
                 client.terminate.cancel();
             }
         }
+    }
+
+    pub(super) fn sessions_of(&self, user: &str) -> Vec<String> {
+        let clients = lock(&self.clients);
+        let of = clients
+            .values()
+            .filter(|client| client.user.as_deref() == Some(user));
+        of.map(|client| client.session.clone()).collect()
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -289,6 +299,7 @@ impl Endpoint {
         let client = Client {
             user: None,
             probe,
+            session: String::new(),
             terminate: terminate.clone(),
         };
         if !probe {
@@ -354,11 +365,12 @@ impl Traffic {
             .fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn set_user(&self, user: Option<&User>) {
+    pub(super) fn set_user(&self, user: Option<&User>, session: &str) {
         if let Some(client) = lock(&self.endpoint.clients).get_mut(&self.connection) {
             let id = user.map(|user| user.id.as_str());
             if client.user.as_deref() != id {
                 client.user = id.map(str::to_owned);
+                session.clone_into(&mut client.session);
             }
         }
     }

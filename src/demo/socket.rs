@@ -142,7 +142,8 @@ impl Socket {
                     // Before the step and not behind it: events of a sub come after its `ready`.
                     self.send_waiting().await?;
                     let effects = self.dialogue.step(Instant::now());
-                    self.traffic.set_user(self.dialogue.user());
+                    let session = self.dialogue.session();
+                    self.traffic.set_user(self.dialogue.user(), session);
                     self.apply(effects).await?;
                 }
                 () = until(Some(deadline)) => {

@@ -162,6 +162,11 @@ impl Streamer {
         self.endpoint.terminate_user(user);
     }
 
+    /// Names of a user's sessions.
+    pub fn sessions_of(&self, user: &str) -> Vec<String> {
+        self.endpoint.sessions_of(user)
+    }
+
     /// Sockets open now.
     pub fn sessions(&self) -> usize {
         self.endpoint.sessions()

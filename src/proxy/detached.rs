@@ -19,6 +19,7 @@ use super::{
     handover::NameHash,
     registry::{Entry, Registry, Standing},
     relay::Kept,
+    shared::Shared,
 };
 use crate::{
     base::{id::SessionId, secret::Secret},
@@ -85,6 +86,32 @@ pub(super) struct Claim {
 
 /// All that there is of the session, or `None`: it is not given.
 pub(super) type Answer = Option<Box<Kept>>;
+
+/// A name that a session has for a while besides its own; given back when dropped.
+pub(super) struct Alias {
+    shared: Arc<Shared>,
+    name: NameHash,
+    holder: SessionId,
+}
+
+impl Alias {
+    /// The streamer that `holder` moves to knows the session by this name.
+    pub(super) fn new(shared: &Arc<Shared>, name: &str, holder: SessionId) -> Self {
+        let name = NameHash::of(name);
+        shared.detached.names.insert(name, holder);
+        Self {
+            shared: shared.clone(),
+            name,
+            holder,
+        }
+    }
+}
+
+impl Drop for Alias {
+    fn drop(&mut self) {
+        self.shared.detached.names.remove(self.name, self.holder);
+    }
+}
 
 impl Detached {
     /// The client of `holder` knows its session as `name`.

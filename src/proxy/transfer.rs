@@ -13,6 +13,7 @@ use tracing::{debug, info};
 
 use super::{
     attach::{Answer, LegError, masked_text_frame, open_leg},
+    detached::Alias,
     introduction::Introduction,
     pump::{Held, Inspector, Passed, Pump},
     registry::Entry,
@@ -43,6 +44,8 @@ pub(super) struct ShadowLeg {
     pub(super) backlog: Backlog,
     /// The turn to log in on it, until that is answered.
     pub(super) login: Option<LoginPermit>,
+    /// What its streamer calls the session.
+    _alias: Box<Alias>,
 }
 
 /// A new leg whose streamer has answered `connected`.
@@ -158,13 +161,19 @@ fn leg_timeout(shared: &Shared, entry: &Entry) -> Duration {
 }
 
 impl ShadowLeg {
-    pub(super) fn new(reached: Reached, backlog: Backlog, message_limit: u64) -> (Self, Vec<u8>) {
+    pub(super) fn new(
+        reached: Reached,
+        alias: Alias,
+        backlog: Backlog,
+        message_limit: u64,
+    ) -> (Self, Vec<u8>) {
         let leg = Self {
             stream: Upstream::new(reached.stream),
             permit: reached.permit,
             pump: Pump::new(Sender::Server, message_limit),
             backlog,
             login: reached.login,
+            _alias: Box::new(alias),
         };
         (leg, reached.rest)
     }

@@ -7,6 +7,7 @@
 //! streamer.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, VecDeque},
     hash::BuildHasher,
     sync::{
@@ -18,7 +19,8 @@ use std::{
 
 use foldhash::quality::RandomState;
 
-use super::Journal;
+use super::Session;
+use crate::base::id::SessionId;
 
 /// Forced logouts of late; one per process. Names are kept as hashes.
 #[derive(Debug, Default)]
@@ -35,6 +37,8 @@ struct Table {
     when: HashMap<u64, Instant>,
     /// In the order of their coming.
     order: VecDeque<(Instant, u64)>,
+    /// Names that sessions had on second legs which were cut a moment ago, and whose they were.
+    cut: VecDeque<(Instant, u64, SessionId)>,
 }
 
 /// Whose logout it is.
@@ -42,32 +46,82 @@ struct Table {
 enum Whose<'a> {
     User(&'a str),
     Session(&'a str),
+    /// A session of which a name was known.
+    Known(SessionId),
+}
+
+/// All that a session may be meant by.
+#[derive(Clone, Debug)]
+pub struct Names<'a> {
+    pub id: SessionId,
+    pub user: Option<Cow<'a, str>>,
+    /// What the client calls it, the streamer in charge, and the one that it comes from or moves to,
+    /// where these differ.
+    pub sessions: [Option<Cow<'a, str>>; 3],
+}
+
+impl Names<'_> {
+    fn whose(&self) -> impl Iterator<Item = Whose<'_>> {
+        let sessions = self.sessions.iter().flatten();
+        let user = self.user.iter().map(|user| Whose::User(user));
+        let sessions = sessions.map(|session| Whose::Session(session));
+        sessions.chain(user).chain([Whose::Known(self.id)])
+    }
+}
+
+impl Session {
+    /// What a forced logout may mean the session by, which the gateway knows as `id`.
+    pub fn names(&self, id: SessionId) -> Option<Names<'_>> {
+        let journal = self.journal()?;
+        Some(Names {
+            id,
+            user: journal.user(),
+            sessions: [
+                journal.session(),
+                journal.upstream(),
+                self.other_name().map(Cow::Borrowed),
+            ],
+        })
+    }
 }
 
 impl ForcedLogouts {
-    /// A user is logged out everywhere, or in one session only.
-    pub fn add(&self, user: &str, session: Option<&str>, now: Instant) {
+    /// A user is logged out everywhere, or in one session only. Returns the session here that was
+    /// meant, if it had this name on a leg that was cut a moment ago, and that alone told of it.
+    pub fn add(&self, user: &str, session: Option<&str>, now: Instant) -> Option<SessionId> {
         let whose = session.map_or(Whose::User(user), Whose::Session);
         let key = self.hasher.hash_one(whose);
         let mut table = self.lock(now);
-        if table.order.len() >= MOST {
-            table.forget_first();
+        table.add(key, now);
+        let cut = table.cut.iter().find(|(_, name, _)| *name == key);
+        let meant = cut.map(|(_, _, meant)| *meant);
+        if let Some(meant) = meant {
+            table.add(self.hasher.hash_one(Whose::Known(meant)), now);
         }
-        table.when.insert(key, now);
-        table.order.push_back((now, key));
+        meant
+    }
+
+    /// The streamer that was to have a session next has cut its leg: the news that the session was
+    /// logged out by the name that it had there may be on its way.
+    pub fn leg_cut(&self, session: SessionId, name: &str, now: Instant) {
+        if self.expected.load(Ordering::Relaxed) {
+            let key = self.hasher.hash_one(Whose::Session(name));
+            let mut table = self.lock(now);
+            if table.cut.len() >= MOST_CUT {
+                table.cut.pop_front();
+            }
+            table.cut.push_back((now, key, session));
+        }
     }
 
     /// Whether it is over for a session that began at `opened`: one that began after the logout has
     /// nothing to do with it.
-    pub fn covers(&self, journal: &Journal, opened: Instant, now: Instant) -> bool {
+    pub fn covers(&self, names: &Names<'_>, opened: Instant, now: Instant) -> bool {
         let table = self.lock(now);
         if table.order.is_empty() {
             return false;
         }
-        let (user, client, streamer) = (journal.user(), journal.session(), journal.upstream());
-        let sessions = client.as_deref().into_iter().chain(streamer.as_deref());
-        let user = user.as_deref().map(Whose::User);
-        sessions.map(Whose::Session).chain(user).any(|whose| {
+        names.whose().any(|whose| {
             let when = table.when.get(&self.hasher.hash_one(whose));
             when.is_some_and(|when| opened <= *when)
         })
@@ -94,11 +148,24 @@ impl ForcedLogouts {
         {
             table.forget_first();
         }
+        while let Some((when, ..)) = table.cut.front()
+            && now.saturating_duration_since(*when) >= CUT_KEPT
+        {
+            table.cut.pop_front();
+        }
         table
     }
 }
 
 impl Table {
+    fn add(&mut self, key: u64, now: Instant) {
+        if self.order.len() >= MOST {
+            self.forget_first();
+        }
+        self.when.insert(key, now);
+        self.order.push_back((now, key));
+    }
+
     fn forget_first(&mut self) {
         if let Some((when, key)) = self.order.pop_front()
             && self.when.get(&key) == Some(&when)
@@ -113,45 +180,79 @@ const KEPT: Duration = Duration::from_secs(30);
 /// Far more than are logged out by force within [`KEPT`], even when a directory removes many.
 const MOST: usize = 20_000;
 const NEWS_WITHIN: Duration = Duration::from_millis(250);
+/// As long as the news may be late in any case.
+const CUT_KEPT: Duration = Duration::from_secs(1);
+/// Of sessions that are moving.
+const MOST_CUT: usize = 1_000;
 
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{ForcedLogouts, KEPT, MOST};
-    use crate::session::{Journal, journal::Bounds};
+    use super::{CUT_KEPT, ForcedLogouts, KEPT, MOST, MOST_CUT, Names};
+    use crate::base::id::SessionId;
 
     const LATER: Duration = Duration::from_millis(1);
 
-    fn of(user: &str, name: &str, upstream: &str) -> Journal {
-        let mut journal = Journal::new(Bounds::default());
-        journal.set_session(name);
-        journal.set_upstream(upstream);
-        journal.log_in(user, None);
-        journal
+    const ID: SessionId = SessionId(7);
+
+    fn of<'a>(user: &'a str, sessions: [&'a str; 3]) -> Names<'a> {
+        Names {
+            id: ID,
+            user: Some(user.into()),
+            sessions: sessions.map(|name| Some(name.into())),
+        }
     }
 
     #[test]
-    fn a_user_or_a_session_by_either_of_its_names() {
+    fn a_user_or_a_session_by_any_of_its_names() {
         let start = Instant::now();
         let now = start + LATER;
-        let session = of("u1", "s1", "s2");
+        let names = of("u1", ["s1", "s2", "s3"]);
         let covered = |user: &str, name: Option<&str>| {
             let logouts = ForcedLogouts::default();
-            logouts.add(user, name, now);
-            logouts.covers(&session, start, now)
+            assert_eq!(logouts.add(user, name, now), None);
+            logouts.covers(&names, start, now)
         };
         assert!(covered("u1", None));
-        assert!(covered("u1", Some("s1")) && covered("u1", Some("s2")));
-        assert!(!covered("u2", None) && !covered("u1", Some("s3")));
+        for name in ["s1", "s2", "s3"] {
+            assert!(covered("u1", Some(name)), "{name}");
+        }
+        assert!(!covered("u2", None) && !covered("u1", Some("s4")));
         // A user may not be taken for a session.
         assert!(!covered("s1", None) && !covered("x", Some("u1")));
+    }
+
+    /// The streamer that a session moves to cuts its leg, and then the news comes that named it: by
+    /// that time nothing but this table knows the name.
+    #[test]
+    fn news_of_a_leg_that_was_cut_a_moment_ago_finds_its_session() {
+        let start = Instant::now();
+        let names = of("u1", ["s1", "s2", "s2"]);
+        let logouts = ForcedLogouts::default();
+        logouts.expect(true);
+        logouts.leg_cut(ID, "up-3", start);
+        logouts.leg_cut(SessionId(8), "up-4", start);
+        assert_eq!(logouts.add("u1", Some("up-5"), start), None);
+        assert!(!logouts.covers(&names, start, start));
+        assert_eq!(logouts.add("u1", Some("up-3"), start), Some(ID));
+        assert!(logouts.covers(&names, start, start));
+        let late = start + CUT_KEPT;
+        assert_eq!(logouts.add("u1", Some("up-4"), late), None);
+        for number in 0..=MOST_CUT {
+            logouts.leg_cut(ID, &number.to_string(), late);
+        }
+        assert_eq!(logouts.lock(late).cut.len(), MOST_CUT);
+        // Where nobody listens, nothing is kept.
+        let deaf = ForcedLogouts::default();
+        deaf.leg_cut(ID, "up-3", start);
+        assert_eq!(deaf.add("u1", Some("up-3"), start), None);
     }
 
     #[test]
     fn only_those_from_before_and_only_for_a_while() {
         let start = Instant::now();
-        let session = of("u1", "s1", "s1");
+        let session = of("u1", ["s1", "s1", "s1"]);
         let logouts = ForcedLogouts::default();
         logouts.add("u1", None, start + LATER);
         assert!(logouts.covers(&session, start, start + LATER));
@@ -172,7 +273,7 @@ mod tests {
         for _ in 0..MOST + 10 {
             logouts.add("u1", None, now);
         }
-        assert!(logouts.covers(&of("u1", "s", "s"), now, now));
+        assert!(logouts.covers(&of("u1", ["s"; 3]), now, now));
         assert_eq!(logouts.lock(now).when.len(), 1);
         assert_eq!(logouts.lock(now + KEPT).order.len(), 0);
     }

@@ -28,7 +28,7 @@ mod turn;
 
 pub use client::Passage;
 pub use disconnect::{Disconnect, Side};
-pub use forced::ForcedLogouts;
+pub use forced::{ForcedLogouts, Names};
 pub use journal::Journal;
 pub use limits::Limiter;
 pub use machine::{Action, LoginState, Phase, Rules, Session, Timeouts, Verdict};

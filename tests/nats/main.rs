@@ -17,6 +17,7 @@ mod nameserver;
 mod node;
 mod post;
 mod server;
+mod shadow;
 mod site;
 #[path = "../support/mod.rs"]
 mod support;

@@ -133,8 +133,8 @@ impl State {
     pub(super) fn is_forced_out(&self, now: Instant) -> bool {
         let opened = self.registration.entry().opened;
         let logouts = &self.registration.shared().forced_logouts;
-        let journal = self.session.journal();
-        journal.is_some_and(|journal| logouts.covers(journal, opened, now))
+        let names = self.session.names(entry.id);
+        names.is_some_and(|names| logouts.covers(&names, entry.opened, now))
     }
 
     /// Says goodbye to the streamer, or leaves without when that would cut a frame in two.

@@ -20,6 +20,7 @@ use crate::{
     pool::Permit,
     proxy::{
         attach::masked_text_frame,
+        detached::Alias,
         inspect::{Effect, turn},
         outlet::{Lane, Loss, Outlet, Target},
         registry::MoveRefused,
@@ -164,7 +165,9 @@ impl State {
         };
         let session = reached.session.clone();
         let backlog = self.up_backlog.sibling();
-        let (leg, rest) = ShadowLeg::new(reached, backlog, STREAMER_MESSAGE_BYTES);
+        let holder = self.registration.entry().id;
+        let alias = Alias::new(self.registration.shared(), &session, holder);
+        let (leg, rest) = ShadowLeg::new(reached, alias, backlog, STREAMER_MESSAGE_BYTES);
         **transfer = Transfer::Shadowing(leg);
         let mut effect = Effect::new(&self.registration, self.session.framing(), now);
         self.session
@@ -190,7 +193,7 @@ impl State {
                     Poll::Pending => return false,
                 };
                 if filled == 0 {
-                    self.session.handle_shadow_lost(Aborted::Unreachable, now);
+                    self.lose_shadow(now);
                     return false;
                 }
                 self.feed_shadow(&scratch[..filled], cx, now);
@@ -240,7 +243,7 @@ impl State {
             self.tell_shadow(&shadow, now);
         }
         if fed.is_err() {
-            self.session.handle_shadow_lost(Aborted::Unreachable, now);
+            self.lose_shadow(now);
         } else if inspector.too_large {
             self.session.handle_shadow_lost(Aborted::TooMuch, now);
         }
@@ -264,8 +267,21 @@ impl State {
             taken: 0,
         };
         if outlet.flush().is_err() {
-            self.session.handle_shadow_lost(Aborted::Unreachable, now);
+            self.lose_shadow(now);
         }
+    }
+
+    /// The new leg ended before it was in charge. If that is how its streamer logs the session out,
+    /// by the name that it has there alone, it is over for the session.
+    fn lose_shadow(&mut self, now: Instant) {
+        if self.is_forced_out(now) {
+            return self.session.close(Disconnect::ForcedLogout, now);
+        }
+        if let Some(name) = self.session.other_name() {
+            let logouts = &self.registration.shared().forced_logouts;
+            logouts.leg_cut(self.registration.entry().id, name, now);
+        }
+        self.session.handle_shadow_lost(Aborted::Unreachable, now);
     }
 
     /// Puts the new leg in charge, if both directions are between two messages and the old leg has

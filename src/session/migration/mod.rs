@@ -237,6 +237,12 @@ impl Session {
             .is_some_and(|journal| journal.user().is_some())
     }
 
+    /// What the streamer that is not in charge, or not any more, calls the session, if it is known
+    /// and the client does not call it so.
+    pub fn other_name(&self) -> Option<&str> {
+        self.migration()?.other_name()
+    }
+
     /// There will be no new leg, or it is lost.
     pub fn handle_shadow_lost(&mut self, why: Aborted, now: Instant) {
         if self.is_moving() {
