@@ -5,6 +5,7 @@
 //! are told: pools, the login queue and the quotas.
 
 use std::{
+    convert::Infallible,
     fs,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
@@ -135,26 +136,32 @@ pub(super) async fn run(inner: Arc<Inner>) {
             }
             continue;
         };
-        let shared = AssertUnwindSafe(Box::pin(share(&inner, &wanted))).catch_unwind();
-        let defect = tokio::select! {
+        let sharing = Box::pin(share(&inner, &wanted, &mut config));
+        let ended = tokio::select! {
             () = inner.stop.cancelled() => return,
-            changed = config.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                false
-            }
-            ended = shared => ended.is_err(),
+            ended = AssertUnwindSafe(sharing).catch_unwind() => ended,
         };
         alone(&inner);
-        if defect {
-            tracing::error!(
-                "the task that keeps this gateway in step with the others ended by a panic and \
-                 starts again: report this defect"
-            );
-            sleep(RESTART_PAUSE).await;
+        match ended {
+            Ok(Ended::Reconfigured) => {}
+            Ok(Ended::Left) => return inner.stop.cancelled().await,
+            Err(_) => {
+                tracing::error!(
+                    "the task that keeps this gateway in step with the others ended by a panic and \
+                     starts again: report this defect"
+                );
+                sleep(RESTART_PAUSE).await;
+            }
         }
     }
+}
+
+/// Why nothing is shared any more; the others have been told.
+enum Ended {
+    /// There are other terms, or none.
+    Reconfigured,
+    /// The process ends.
+    Left,
 }
 
 /// Nothing is shared any more.
@@ -177,8 +184,13 @@ fn alone(inner: &Inner) {
     names::REPLICAS.gauge(&[]).set(1.0);
 }
 
-/// Ends when the others have been told that this gateway leaves.
-async fn share(inner: &Inner, config: &model::Replicas) {
+/// Ends when the others have been told that this gateway leaves, be it for good or because they are
+/// to be met on other terms.
+async fn share(
+    inner: &Inner,
+    config: &model::Replicas,
+    configured: &mut watch::Receiver<Option<model::Replicas>>,
+) -> Ended {
     let post = &inner.fellows.post;
     let (state, mut link) = watch::channel(Some(LinkError::Lost));
     let kept = keep(config, post, state);
@@ -199,22 +211,37 @@ async fn share(inner: &Inner, config: &model::Replicas) {
                 }
                 left = async { leaving.wait_for(|leaving| *leaving).await.is_ok() } => {
                     if left {
-                        return member.leave().await;
+                        member.leave().await;
+                        return Ended::Left;
                     }
+                }
+                changed = configured.changed() => {
+                    member.leave().await;
+                    return match changed {
+                        Ok(()) => Ended::Reconfigured,
+                        Err(_) => Ended::Left,
+                    };
                 }
                 () = sleep_until(wake_at.into()) => {}
             }
         }
     };
-    tokio::select! {
-        () = kept => {}
-        () = told => {}
+    let ended = tokio::select! {
+        never = kept => match never {},
+        ended = told => ended,
+    };
+    if matches!(ended, Ended::Left) {
+        inner.fellows.left.send_replace(true);
     }
-    inner.fellows.left.send_replace(true);
+    ended
 }
 
 /// Keeps a connection, and says how it is.
-async fn keep(config: &model::Replicas, post: &Post, state: watch::Sender<Option<LinkError>>) {
+async fn keep(
+    config: &model::Replicas,
+    post: &Post,
+    state: watch::Sender<Option<LinkError>>,
+) -> Infallible {
     let source = config.name();
     let meters = bus::Meters::new(&source);
     let said = Seldom::new(SAY_EVERY);

@@ -12,6 +12,7 @@ mod drain;
 mod owner;
 mod peer;
 
+mod reload;
 #[allow(dead_code, reason = "tests of one gateway use the rest")]
 #[path = "../e2e/resume/phone.rs"]
 mod phone;
