@@ -1,23 +1,18 @@
 //! The connection to the bus.
 
-use std::{
-    error::Error as _,
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{error::Error as _, io, sync::Arc, time::Duration};
 
 use async_nats::{
     Client, ClientError, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr,
-    ServerError, Subscriber, connection::State,
+    ServerError, connection::State,
 };
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 
-use super::meters::Meters;
+use super::{
+    messages::{Messages, Shelf},
+    meters::Meters,
+};
 use crate::config::model::{Bus, NatsLogin};
 
 /// Why there is no connection, in words that say what to look at.
@@ -67,6 +62,7 @@ impl LinkError {
 #[derive(Debug)]
 pub struct Link {
     client: Client,
+    shelf: Shelf,
     events: mpsc::Receiver<Turn>,
     /// The news that it is there, which is none, may still come.
     first: bool,
@@ -93,6 +89,7 @@ impl Link {
     /// Why none of them would do.
     pub async fn connect(bus: &Bus, meters: &Meters) -> Result<Self, LinkError> {
         let (told, events) = mpsc::channel(TURNS);
+        let shelf = Shelf::new(meters, told.downgrade());
         let options = options(bus, meters, told)?;
         let mut servers = Vec::new();
         for server in &bus.servers {
@@ -113,6 +110,7 @@ impl Link {
         let client = connected.inspect_err(|error| meters.refused_or_failed(error))?;
         Ok(Self {
             client,
+            shelf,
             events,
             first: true,
         })
@@ -124,7 +122,8 @@ impl Link {
     /// [`LinkError::Lost`] when it has ended.
     pub async fn subscribe(&self, subject: String) -> Result<Messages, LinkError> {
         let subscribed = self.client.subscribe(subject).await;
-        subscribed.map(Messages).map_err(|_| LinkError::Lost)
+        let subscriber = subscribed.map_err(|_| LinkError::Lost)?;
+        Ok(self.shelf.take_in(subscriber))
     }
 
     /// Asks everybody at once; the answers come on the inbox, which may be used again.
@@ -185,40 +184,9 @@ impl Link {
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
-}
 
-/// One message, as it was sent.
-#[derive(Clone, Debug)]
-pub struct Message {
-    pub payload: Bytes,
-    /// Where an answer is awaited.
-    pub reply: Option<String>,
-    /// It comes from the server and says that nobody hears what was asked.
-    pub is_status: bool,
-}
-
-/// What is heard on one subject, until the connection ends. Of what nobody takes, a bounded number
-/// is kept; see [`Turn::Overrun`].
-#[derive(Debug)]
-pub struct Messages(Subscriber);
-
-impl From<Subscriber> for Messages {
-    fn from(subscriber: Subscriber) -> Self {
-        Self(subscriber)
-    }
-}
-
-impl Stream for Messages {
-    type Item = Message;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Message>> {
-        self.0.poll_next_unpin(context).map(|heard| {
-            heard.map(|message| Message {
-                payload: message.payload,
-                reply: message.reply.map(|reply| reply.to_string()),
-                is_status: message.status.is_some(),
-            })
-        })
+    pub(super) fn shelf(&self) -> &Shelf {
+        &self.shelf
     }
 }
 
@@ -254,10 +222,9 @@ fn options(
             _ => jitter(LATER_DELAY),
         })
         .event_callback(move |event| {
-            let turn = meters.turn(event);
-            // A flood of one kind leaves room for the others.
-            let room = turn != Some(Turn::Overrun) || told.capacity() > TURNS / 2;
-            let _ = turn.filter(|_| room).map(|turn| told.try_send(turn));
+            if let Some(turn) = meters.turn(event) {
+                tell(&told, turn);
+            }
             std::future::ready(())
         });
     let options = match &bus.login {
@@ -280,6 +247,13 @@ fn options(
         Some(own) => options.add_client_certificate(own.cert.clone(), own.key.clone()),
         None => options,
     })
+}
+
+/// A flood of one kind leaves room for the others.
+pub(super) fn tell(told: &mpsc::Sender<Turn>, turn: Turn) {
+    if turn != Turn::Overrun || told.capacity() > TURNS / 2 {
+        let _ = told.try_send(turn);
+    }
 }
 
 impl Meters {
@@ -385,8 +359,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(4);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LATER_DELAY: Duration = Duration::from_secs(1);
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
-/// Of one subscription. A monolith's INFO is 100 KB, and 200 nodes answer one DISCOVER at once.
-const WAITING_MESSAGES: usize = 256;
+/// Of one subscription, until they are on the shelf, which happens without waiting for anybody. A
+/// monolith's INFO is 100 KB, and 200 nodes answer one DISCOVER at once.
+pub(super) const WAITING_MESSAGES: usize = 256;
 const WAITING_COMMANDS: usize = 256;
 const TURNS: usize = 64;
 const LONGEST_TEXT: usize = 200;

@@ -15,12 +15,15 @@ pub struct Meters {
     pub(super) refused: Counter,
     pub(super) lame_duck: Counter,
     pub(super) slow_consumer: Counter,
+    pub(super) too_large: Counter,
+    pub(super) no_room: Counter,
 }
 
 impl Meters {
     /// `source` tells several connections of one process apart.
     pub fn new(source: &str) -> Self {
         let event = |event| names::NATS_EVENTS.counter(&[source, event]);
+        let dropped = |why| names::NATS_DROPPED.counter(&[source, why]);
         Self {
             up: names::NATS_CONNECTED.gauge(&[source]),
             connected: event("connected"),
@@ -29,6 +32,8 @@ impl Meters {
             refused: event("refused"),
             lame_duck: event("lame_duck"),
             slow_consumer: event("slow_consumer"),
+            too_large: dropped("too_large"),
+            no_room: dropped("no_room"),
         }
     }
 }

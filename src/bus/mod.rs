@@ -6,11 +6,13 @@
 //! outlives each of them, and says at once that the bus is away.
 
 mod link;
+mod messages;
 mod meters;
 mod post;
 
 pub use self::{
-    link::{Link, LinkError, Message, Messages, Turn, jitter},
+    link::{Link, LinkError, Turn, jitter},
+    messages::{Message, Messages},
     meters::Meters,
     post::{Hearing, Post, Unanswered},
 };

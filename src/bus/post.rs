@@ -11,12 +11,22 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
-use super::link::{Link, Message, Messages, is_up, publish};
+use super::{
+    link::{Link, is_up, publish},
+    messages::{Message, Messages, Shelf},
+};
 
 /// Publishes, asks and hears by whatever connection there is at the moment.
 #[derive(Clone, Debug)]
 pub struct Post {
-    client: Arc<watch::Sender<Option<Client>>>,
+    line: Arc<watch::Sender<Option<Line>>>,
+}
+
+/// A connection.
+#[derive(Clone, Debug)]
+struct Line {
+    client: Client,
+    shelf: Shelf,
 }
 
 /// Why a question has no answer.
@@ -32,9 +42,9 @@ pub enum Unanswered {
 
 impl Default for Post {
     fn default() -> Self {
-        let (client, _) = watch::channel(None);
+        let (line, _) = watch::channel(None);
         Self {
-            client: Arc::new(client),
+            line: Arc::new(line),
         }
     }
 }
@@ -42,17 +52,21 @@ impl Default for Post {
 impl Post {
     /// From now on, by this connection.
     pub fn plug(&self, link: &Link) {
-        self.client.send_replace(Some(link.client().clone()));
+        self.line.send_replace(Some(Line {
+            client: link.client().clone(),
+            shelf: link.shelf().clone(),
+        }));
     }
 
     /// From now on, by none.
     pub fn unplug(&self) {
-        self.client.send_replace(None);
+        self.line.send_replace(None);
     }
 
     /// Whether what is published now goes out.
     pub fn is_up(&self) -> bool {
-        self.client.borrow().as_ref().is_some_and(is_up)
+        let line = self.line.borrow();
+        line.as_ref().is_some_and(|line| is_up(&line.client))
     }
 
     /// The address by which this gateway comes to its server, as that sees it; if it is not a
@@ -114,13 +128,13 @@ impl Post {
     pub fn hear(&self, subject: impl Into<String>) -> Hearing {
         Hearing {
             subject: subject.into(),
-            client: self.client.subscribe(),
+            line: self.line.subscribe(),
             messages: None,
         }
     }
 
     fn client(&self) -> Option<Client> {
-        self.client.borrow().clone()
+        self.line.borrow().as_ref().map(|line| line.client.clone())
     }
 }
 
@@ -128,7 +142,7 @@ impl Post {
 #[derive(Debug)]
 pub struct Hearing {
     subject: String,
-    client: watch::Receiver<Option<Client>>,
+    line: watch::Receiver<Option<Line>>,
     messages: Option<Messages>,
 }
 
@@ -138,7 +152,7 @@ impl Hearing {
     pub async fn next(&mut self) -> Message {
         loop {
             if let Some(messages) = &mut self.messages {
-                let mut replaced = self.client.clone();
+                let mut replaced = self.line.clone();
                 tokio::select! {
                     biased;
                     message = messages.next() => match message {
@@ -151,14 +165,14 @@ impl Hearing {
                     continue;
                 }
             }
-            let client = self.client.borrow_and_update().clone();
-            if let Some(client) = client
-                && let Ok(subscriber) = client.subscribe(self.subject.clone()).await
+            let line = self.line.borrow_and_update().clone();
+            if let Some(line) = line
+                && let Ok(subscriber) = line.client.subscribe(self.subject.clone()).await
             {
-                self.messages = Some(Messages::from(subscriber));
+                self.messages = Some(line.shelf.take_in(subscriber));
                 continue;
             }
-            if self.client.changed().await.is_err() {
+            if self.line.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
