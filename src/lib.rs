@@ -130,6 +130,8 @@
 //! 5. The session is ordered to move, to any streamer, as below. With its old leg the pipe ends.
 //!
 //! A gateway that drains begins at 2, with sessions whose clients are away: these move without them.
+//! The others' clients are sent away, which leaves their sessions detached (`proxy::relay::parked`): they
+//! begin at 1.
 //!
 //! # The life of a session that moves
 //!

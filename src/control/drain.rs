@@ -3,7 +3,9 @@
 //! `Running -> Waiting -> Closing -> Stopped`. At the signal `/readyz` fails and everything goes on,
 //! until the balancer has noticed; then the listeners close, HTTP exchanges finish, and sockets are
 //! closed with 1012, each at its own random moment, so that the clients do not all come back at
-//! once. A deadline, counted from the signal, bounds the whole.
+//! once. Where there are other gateways, sessions whose clients are away are offered to them first,
+//! and those of clients that are sent away are kept for the moment in which these ask for them by way of
+//! another one. A deadline, counted from the signal, bounds the whole.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -9,6 +9,7 @@ mod adopted;
 mod detached;
 mod ending;
 mod moving;
+mod parked;
 mod record;
 
 pub(super) use detached::Kept;

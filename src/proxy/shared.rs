@@ -155,6 +155,12 @@ impl Shared {
         pool.accepting() && self.logins.accepting()
     }
 
+    /// Whether a client that is lost may come back for its session: here, or when this gateway ends,
+    /// by way of another one.
+    pub(super) fn expects_returns(&self) -> bool {
+        self.phase() == Phase::Running || self.handover.is_open()
+    }
+
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
     }

@@ -91,6 +91,9 @@ pub enum Action {
     Abandon(Aborted),
     /// The client is lost: keep the leg for it, or end the session.
     Detach,
+    /// The gateway ends, and the client is to go: keep the leg for its return by way of another one
+    /// ([`Session::park`]), or close both with [`Disconnect::Drain`].
+    Park,
     /// DDP ping to a client that waits for `connected` or for its turn to log in. React Native gives
     /// up after 20 s of silence, ddp-client after 60.
     KeepAlive,
@@ -151,6 +154,7 @@ pub struct Session {
 #[derive(Clone, Copy, Debug, Default)]
 struct Pending {
     detach: bool,
+    park: bool,
     ping_client: bool,
     ping_streamer: bool,
     keep_alive: bool,
@@ -287,9 +291,21 @@ impl Session {
     pub fn handle_order(&mut self, reason: Disconnect, delay: Duration, now: Instant) {
         // Without a client there is nobody who could come back in one instant with all others.
         if delay.is_zero() || self.phase == Phase::Detached {
-            self.close(reason, now);
+            self.meet(reason, now);
         } else {
             self.doom(reason, now + delay);
+        }
+    }
+
+    /// The gateway ends, and the session, whose client has been let go, waits until then at most for
+    /// that client to ask for it at another one. Only when detached.
+    pub fn park(&mut self, until: Instant) {
+        debug_assert_eq!(self.phase, Phase::Detached, "its client is here");
+        self.timers.stop(Timer::Doom as usize);
+        self.doom = Some(Disconnect::Drain);
+        let waits = self.timers.deadline(Timer::Client as usize);
+        if waits.is_none_or(|waits| until < waits) {
+            self.timers.set(Timer::Client as usize, until);
         }
     }
 
@@ -371,7 +387,8 @@ impl Session {
                 }
                 Timer::Step => self.handle_move_timeout(now),
                 Timer::Client if self.phase == Phase::Detached => {
-                    self.end(Disconnect::ClientGone);
+                    let reason = self.doom.take().unwrap_or(Disconnect::ClientGone);
+                    self.end(reason);
                 }
                 Timer::Client => self.judge_client(now),
                 Timer::Streamer => self.judge_streamer(now),
@@ -386,7 +403,7 @@ impl Session {
                 Timer::Stall => self.judge_stall(now),
                 Timer::Doom => {
                     let reason = self.doom.take().unwrap_or(Disconnect::Drain);
-                    self.close(reason, now);
+                    self.meet(reason, now);
                 }
                 Timer::Close => {
                     let Phase::Closing(reason) = self.phase else {
@@ -416,6 +433,9 @@ impl Session {
         }
         if std::mem::take(&mut pending.detach) {
             return Some(Action::Detach);
+        }
+        if std::mem::take(&mut pending.park) {
+            return Some(Action::Park);
         }
         if std::mem::take(&mut pending.ping_client) {
             return Some(Action::PingClient);
@@ -513,6 +533,15 @@ impl Session {
         {
             self.doom = Some(reason);
             self.timers.set(Timer::Doom as usize, at);
+        }
+    }
+
+    /// The end that was set for the session is here.
+    fn meet(&mut self, reason: Disconnect, now: Instant) {
+        let kept = self.phase == Phase::Detached || self.is_keepable();
+        match reason {
+            Disconnect::Drain if kept => self.pending.park = true,
+            _ => self.close(reason, now),
         }
     }
 

@@ -475,6 +475,25 @@ async fn a_draining_gateway_waits_for_nobody() {
     assert_eq!(sockets(&deployment).0, 0);
 }
 
+/// Its sessions could be asked for by nobody, so they end with their clients.
+#[tokio::test]
+async fn a_gateway_that_is_alone_keeps_nothing_when_it_ends() {
+    let deployment = Deployment::of(Plan {
+        tables: "[websocket]\nresume_grace = \"60s\"\n\
+                 [drain]\ndelay = \"0s\"\nspread = \"500ms\"\ndeadline = \"25s\"\n"
+            .to_owned(),
+        ..Plan::default()
+    })
+    .await;
+    let mut phone = Phone::in_room(lines(&deployment)[0], true, "ann").await;
+    let started = Instant::now();
+    deployment.app.drain(None).await;
+    assert_eq!(phone.until_closed().await, Some(1012));
+    soon("the drain", deployment.app.wait()).await;
+    assert!(started.elapsed().as_secs() < 7, "{:?}", started.elapsed());
+    assert_eq!(sockets(&deployment).0, 0);
+}
+
 #[tokio::test]
 async fn an_idle_session_holds_no_copy() {
     let deployment = with_grace("15s").await;

@@ -9,10 +9,11 @@ mod back;
 mod between;
 mod crowd;
 mod drain;
+mod drain_live;
 mod owner;
 mod peer;
-
 mod reload;
+
 #[allow(dead_code, reason = "tests of one gateway use the rest")]
 #[path = "../e2e/resume/phone.rs"]
 mod phone;

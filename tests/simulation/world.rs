@@ -445,7 +445,11 @@ impl World {
                     self.wire.tell(PING);
                 }
                 Action::Close(reason) | Action::End(reason) => closes = Some(reason),
-                Action::Detach | Action::Fence { .. } | Action::Release | Action::Abandon(_) => {
+                Action::Detach
+                | Action::Park
+                | Action::Fence { .. }
+                | Action::Release
+                | Action::Abandon(_) => {
                     panic!("nothing moves or is kept here: {action:?}")
                 }
             }

@@ -23,7 +23,6 @@ use crate::{
         handover::{Errand, Fetch},
         inspect::{Effect, turn},
         pump::Pump,
-        shared,
     },
     session::{Back, Disconnect, Phase, ReturnKind, Session, Shown, migration::Aborted},
     ws::{ControlFrame, Sender},
@@ -110,12 +109,18 @@ impl State {
 
     /// Lets go of the client and keeps its leg, if that can be.
     pub(super) fn try_detach(&mut self, now: Instant) -> bool {
-        self.stop_moving(now);
-        let can = self.can_detach() && !self.is_forced_out(now);
+        let can = self.may_detach(now);
         if can {
             self.detach(now);
+            self.note_detached();
         }
         can
+    }
+
+    /// Whether the session can do without its client now. A move under way is given up.
+    pub(super) fn may_detach(&mut self, now: Instant) -> bool {
+        self.stop_moving(now);
+        self.can_detach() && !self.is_forced_out(now)
     }
 
     fn stop_moving(&mut self, now: Instant) {
@@ -141,10 +146,11 @@ impl State {
             && !self.ends.client_told
             && self.later.is_empty()
             && self.up_pump.at_message_boundary()
-            && self.registration.shared().phase() == shared::Phase::Running
+            && self.registration.shared().expects_returns()
     }
 
-    fn detach(&mut self, now: Instant) {
+    /// Only when it can do without its client.
+    pub(super) fn detach(&mut self, now: Instant) {
         if let Stage::Queueing(_) = self.stage {
             self.stage = Stage::Idle;
         }
@@ -159,6 +165,9 @@ impl State {
         };
         self.session
             .detach(Backlog::new(self.registration.shared().budget.clone()), now);
+    }
+
+    fn note_detached(&self) {
         let entry = self.registration.entry();
         info!(
             target: "access",

@@ -91,6 +91,11 @@ impl State {
                     self.session.close(Disconnect::ClientSilent, now);
                 }
             }
+            Action::Park => {
+                if !self.park(now) {
+                    self.session.close(Disconnect::Drain, now);
+                }
+            }
             Action::PingClient => {
                 if self.down_pump.at_frame_boundary()
                     && let Ok(ping) = ControlFrame::ping(b"", None)
@@ -131,7 +136,7 @@ impl State {
 
     /// Whether the bus has said that this session is to end.
     pub(super) fn is_forced_out(&self, now: Instant) -> bool {
-        let opened = self.registration.entry().opened;
+        let entry = self.registration.entry();
         let logouts = &self.registration.shared().forced_logouts;
         let names = self.session.names(entry.id);
         names.is_some_and(|names| logouts.covers(&names, entry.opened, now))
@@ -181,11 +186,16 @@ impl State {
             }
         }
         if let Some(reason) = self.ends.client_due.take() {
-            let close = CloseFrame::new(CloseCode(reason.close_code()), reason.reason());
-            let frame = ControlFrame::close(Some(&close), None);
-            let _ = self.down_backlog.push(frame.as_bytes(), usize::MAX);
+            self.push_close(reason);
             self.ends.client_told = true;
         }
+    }
+
+    /// A goodbye to the client, between two frames.
+    pub(super) fn push_close(&mut self, reason: Disconnect) {
+        let close = CloseFrame::new(CloseCode(reason.close_code()), reason.reason());
+        let frame = ControlFrame::close(Some(&close), None);
+        let _ = self.down_backlog.push(frame.as_bytes(), usize::MAX);
     }
 
     /// Messages of our own count like those of the streamer: who does not read them is slow.

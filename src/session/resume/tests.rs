@@ -813,8 +813,9 @@ fn orders_and_a_lost_leg_end_it_at_once() {
     let mut world = World::logged_in();
     world.loses_client();
     let now = world.now;
-    world.session.handle_order(Disconnect::Drain, GRACE, now);
-    assert_eq!(world.session.phase(), Phase::Closing(Disconnect::Drain));
+    let reason = Disconnect::LoggedOut;
+    world.session.handle_order(reason, GRACE, now);
+    assert_eq!(world.session.phase(), Phase::Closing(reason));
     let mut world = World::logged_in();
     world.loses_client();
     world.session.handle_leg_lost(GRACE, world.now);
@@ -822,6 +823,34 @@ fn orders_and_a_lost_leg_end_it_at_once() {
         world.session.phase(),
         Phase::Ended(Disconnect::StreamerLost)
     );
+}
+
+/// The gateway ends: where the session could be asked for from elsewhere, that is up to the relay.
+#[test]
+fn a_session_that_can_be_kept_is_parked_when_the_gateway_ends() {
+    let soon = Duration::from_secs(2);
+    let asks = |world: &mut World| world.session.poll_action();
+    // With its client, at the moment that was chosen for it.
+    let mut world = World::logged_in();
+    let now = world.now;
+    world.session.handle_order(Disconnect::Drain, soon, now);
+    assert_eq!(asks(&mut world), None);
+    world.passes_time(soon);
+    assert_eq!(world.session.phase(), Phase::Live);
+    assert_eq!(asks(&mut world), Some(Action::Park));
+    world.loses_client();
+    world.session.park(world.now + soon);
+    world.passes_time(soon);
+    assert_eq!(world.session.phase(), Phase::Ended(Disconnect::Drain));
+    // Without, at once; never for longer than it was kept anyway.
+    let mut world = World::logged_in();
+    world.loses_client();
+    let now = world.now;
+    world.session.handle_order(Disconnect::Drain, soon, now);
+    assert_eq!(asks(&mut world), Some(Action::Park));
+    world.session.park(now + 2 * GRACE);
+    world.passes_time(GRACE);
+    assert_eq!(world.session.phase(), Phase::Ended(Disconnect::Drain));
 }
 
 #[test]

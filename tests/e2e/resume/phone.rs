@@ -14,7 +14,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{
     client_async,
-    tungstenite::{Message, client::IntoClientRequest},
+    tungstenite::{Error, Message, client::IntoClientRequest},
 };
 
 use crate::support::{
@@ -246,6 +246,29 @@ impl Phone {
                 self.numbers(),
             );
         };
+        self.take(message).await;
+    }
+
+    /// Reads on until the gateway says goodbye or hangs up; the code that it gave.
+    pub(super) async fn until_closed(&mut self) -> Option<u16> {
+        loop {
+            match soon("a goodbye", self.hear()).await {
+                Ok(message) => self.take(message).await,
+                Err(Some(Ok(Message::Close(frame)))) => {
+                    // The answer to it.
+                    let _ = self.socket.as_mut().unwrap().flush().await;
+                    self.socket = None;
+                    return frame.map(|frame| frame.code.into());
+                }
+                Err(_) => {
+                    self.socket = None;
+                    return None;
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, message: Value) {
         let kind = message["msg"].as_str().unwrap_or_default().to_owned();
         if kind != "ping" && kind != "pong" {
             self.received += 1;
@@ -304,14 +327,20 @@ impl Phone {
     }
 
     async fn next(&mut self) -> Value {
+        let heard = self.hear().await;
+        heard.unwrap_or_else(|other| panic!("the phone's socket ended: {other:?}"))
+    }
+
+    /// The next message, or how the connection ended.
+    async fn hear(&mut self) -> Result<Value, Option<Result<Message, Error>>> {
         loop {
             if let Some(message) = self.waiting.pop_front() {
-                return message;
+                return Ok(message);
             }
             let text = match self.socket.as_mut().unwrap().next().await {
                 Some(Ok(Message::Text(text))) => text,
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
-                other => panic!("the phone's socket ended: {other:?}"),
+                other => return Err(other),
             };
             let read = |text: &str| -> Value { serde_json::from_str(text).unwrap() };
             match (self.line.framing, text.as_bytes().first()) {

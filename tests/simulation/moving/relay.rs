@@ -174,7 +174,7 @@ impl World {
             };
             self.says(&format!("{action:?}"));
             match action {
-                Action::Detach => panic!("nothing is kept here"),
+                Action::Detach | Action::Park => panic!("nothing is kept here"),
                 Action::PingClient => {
                     self.wire.session.handle_client_input(1, 6, self.now);
                 }
