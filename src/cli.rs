@@ -72,6 +72,8 @@ pub enum Command {
     Rebalance(RebalanceArgs),
     /// Print the streamers of a running gateway.
     Streamers(AdminArgs),
+    /// Print the gateways that act as one with a running gateway.
+    Replicas(AdminArgs),
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -190,6 +192,7 @@ Serve
 
 Operate, with [--admin URL]
   streamers            the streamers with state, health, sessions and logins
+  replicas             the gateways that act as one with this one, and how fresh that is
   drain STREAMER       no new sessions for it; those it has move to others as fast as clients may
                        log in or at [--rate N/s]; [--wait] shows it until the streamer is empty
   undrain STREAMER     take it back into rotation

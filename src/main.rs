@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         Command::Undrain(arguments) => undrain(&arguments, &mut console),
         Command::Rebalance(arguments) => rebalance(&arguments, &mut console),
         Command::Streamers(arguments) => streamers(&arguments, &mut console),
+        Command::Replicas(arguments) => replicas(&arguments, &mut console),
     };
     match exit {
         Ok(exit) => exit.into(),
@@ -181,6 +182,14 @@ fn order(
 fn streamers(arguments: &AdminArgs, console: &mut Console<'_>) -> Result<Exit> {
     match arguments.gateways(console) {
         Ok(gateways) => admin::streamers(&gateways, &mut io::stdout())?,
+        Err(exit) => return Ok(exit),
+    }
+    Ok(Exit::Done)
+}
+
+fn replicas(arguments: &AdminArgs, console: &mut Console<'_>) -> Result<Exit> {
+    match arguments.gateways(console) {
+        Ok(gateways) => admin::replicas(&gateways, &mut io::stdout())?,
         Err(exit) => return Ok(exit),
     }
     Ok(Exit::Done)

@@ -59,6 +59,9 @@ struct Row {
     health: String,
     cause: Option<String>,
     sessions: u64,
+    /// Of other gateways.
+    #[serde(default)]
+    elsewhere: u64,
     capacity: u64,
     logged_in: u64,
     logins: LoginsPart,
@@ -143,6 +146,7 @@ fn overview(page: Page) -> String {
             "STATE",
             "HEALTH",
             "SESSIONS",
+            "ELSEWHERE",
             "LOGGED IN",
             "LOGINS WAITING",
             "",
@@ -179,6 +183,7 @@ fn overview(page: Page) -> String {
                 row.admin,
                 row.health,
                 format!("{}/{}", row.sessions, row.capacity),
+                row.elsewhere.to_string(),
                 row.logged_in.to_string(),
                 row.logins.waiting.to_string(),
                 note,
@@ -352,7 +357,7 @@ mod tests {
                      {"address": "10.0.0.1:3000", "host": null, "leaving": false}]}],
                 "streamers": [
                 {"id": "a", "address": "10.0.0.1:3000", "admin": "drain", "health": "up", "cause": null,
-                 "sessions": 90, "capacity": 0, "logged_in": 80, "logins": {"waiting": 0},
+                 "sessions": 90, "elsewhere": 35, "capacity": 0, "logged_in": 80, "logins": {"waiting": 0},
                  "drain": {"draining": true, "left": 90, "moved": 9, "under_way": 0, "closed": 1,
                            "refused": {"odd": 1}, "rate": 50, "eta_seconds": 2, "others": true}},
                 {"id": "b", "address": "10.0.0.2:3000", "admin": "ready", "health": "down",
@@ -362,10 +367,10 @@ mod tests {
         .unwrap();
         assert_eq!(
             overview(page),
-            "POOL     STREAMER  ADDRESS        KNOWN BY  STATE  HEALTH  SESSIONS  LOGGED IN  LOGINS WAITING\n\
-             default  a         10.0.0.1:3000  list      drain  up      90/0      80         0               \
+            "POOL     STREAMER  ADDRESS        KNOWN BY  STATE  HEALTH  SESSIONS  ELSEWHERE  LOGGED IN  LOGINS WAITING\n\
+             default  a         10.0.0.1:3000  list      drain  up      90/0      35         80         0               \
              [#.........] 9 moved, 1 closed, 90 left, 50/s, about 2 s to go; not to be moved: 1 odd\n\
-             default  b         10.0.0.2:3000  nobody    ready  down    0/0       0          7               \
+             default  b         10.0.0.2:3000  nobody    ready  down    0/0       0          0          7               \
              no connection\n\
              POOL     SOURCE             SAYS         HEARD\n\
              default  list    streamers  1 streamers\n\
