@@ -165,8 +165,7 @@ impl Discovery {
             merged.complete(&seen.endpoints);
             leaving.extend(&seen.leaving);
             for (name, host) in &seen.hosts {
-                // Host names are the same in capitals.
-                let name = name.to_ascii_lowercase();
+                let name = comparable(name);
                 match host.address {
                     Some(address) => {
                         addresses.insert(name, address);
@@ -200,6 +199,14 @@ impl Discovery {
     pub fn leaving(&self) -> &BTreeSet<StreamerAddr> {
         &self.leaving
     }
+}
+
+/// The name of a host as all sources have it: they are the same in capitals, and ids of nodes have
+/// `_` for what may not stand in a subject (`ee/packages/network-broker/src/NatsBroker.ts`).
+fn comparable(host: &str) -> String {
+    let kept = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let odd = |c: char| if kept(c) { c.to_ascii_lowercase() } else { '_' };
+    host.chars().map(odd).collect()
 }
 
 impl Running {
@@ -331,10 +338,15 @@ mod tests {
             leaving,
         };
         pods(Seen {
-            hosts: [("pod-1".to_owned(), host(Some(1), false))].into(),
+            hosts: [("Pod-1.zone".to_owned(), host(Some(1), false))].into(),
             ..Seen::default()
         });
-        for (left, staying) in [("pod-1", &[2][..]), ("pod-3", &[1, 2])] {
+        for (left, staying) in [
+            ("pod-1.zone", &[2][..]),
+            ("pod-1_zone", &[2]),
+            ("pod-1", &[1, 2]),
+            ("pod-3", &[1, 2]),
+        ] {
             bus(Seen {
                 hosts: [(left.to_owned(), host(None, true))].into(),
                 ..Seen::default()

@@ -2,6 +2,15 @@
 //!
 //! The services of NATS itself tell no address, send no heartbeat and say no goodbye. All there is
 //! to know is which nodes answer a `PING` (NATS ADR-32), each with its id.
+//!
+//! Which address a node has is found by the host in its id, `<host>-<uuid>`, which another source
+//! knows with an address. The whole id cannot be compared: a streamer shows it to nobody who connects
+//! to it (its `server_id` is always 0, and a session's id is made anew for each), so no source with
+//! addresses has it. It stands as `instanceId` in the event of each new socket only, by which a node
+//! could be known from the first session of this gateway there on, if it tells that event at all,
+//! which the first versions of this mode do not. Where each host (each pod) has one streamer,
+//! that says no more than the host does. Two streamers on one host are told apart by neither
+//! the roll nor the DNS: the host counts as gone when none of its nodes answers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
