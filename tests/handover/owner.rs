@@ -72,8 +72,8 @@ impl Scene {
         let config = self.folder.path().join("owner.toml");
         fs::write(&config, text).unwrap();
         let mut process = Gateway::run(&config);
-        let there = said(&mut process, "listening: http://").await;
-        let peer = said(&mut process, "fetch sessions here address=").await;
+        let there = process.said("listening: http://").await;
+        let peer = process.said("fetch sessions here address=").await;
         between.lead_to(peer);
         let phone = Phone::in_room(line(there), true, "ann").await;
         // It speaks to those who come only while it knows somebody.
@@ -153,16 +153,6 @@ async fn until_end(phone: &mut Phone) -> Option<u16> {
             Some(Err(_)) | None => return None,
         }
     }
-}
-
-/// The address that it names behind this text, in whatever order it says things.
-async fn said(process: &mut Gateway, text: &str) -> SocketAddr {
-    eventually(text, async || {
-        let output = process.output();
-        let (_, rest) = output.split_once(text)?;
-        rest.split_whitespace().next()?.parse().ok()
-    })
-    .await
 }
 
 fn line(address: SocketAddr) -> Line {

@@ -12,10 +12,12 @@
 )]
 
 mod cut;
+mod quotas;
 mod scene;
 #[path = "../nats/server.rs"]
 #[allow(dead_code, reason = "its other moods belong to tests of the bus")]
 mod server;
+mod site;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../../loadtests/users/mod.rs"]

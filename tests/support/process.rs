@@ -13,7 +13,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{PATIENCE, until};
+use super::{PATIENCE, eventually, until};
 
 /// A running binary; killed when dropped.
 #[derive(Debug)]
@@ -46,6 +46,11 @@ impl Gateway {
     pub fn with(arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ddp-gateway"));
         command.args(arguments);
+        Self::spawn(command)
+    }
+
+    /// Started by another program.
+    pub fn of(command: Command) -> Self {
         Self::spawn(command)
     }
 
@@ -108,6 +113,16 @@ impl Gateway {
         rest[..end]
             .parse()
             .unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// The address that it names behind this text, before or after other things.
+    pub async fn said(&mut self, text: &str) -> SocketAddr {
+        eventually(text, async || {
+            let output = self.output();
+            let (_, rest) = output.split_once(text)?;
+            rest.split([' ', '/', '\n']).next()?.parse().ok()
+        })
+        .await
     }
 
     /// Everything it has printed so far.
