@@ -14,19 +14,34 @@ use tokio::{
 
 #[derive(Debug)]
 pub(crate) struct Cut {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     passes: watch::Sender<bool>,
+    to: watch::Sender<Option<u16>>,
     task: JoinHandle<()>,
 }
 
 impl Cut {
     pub(crate) async fn start(port: u16) -> Self {
+        let cut = Self::to_be_led().await;
+        cut.lead_to(port);
+        cut
+    }
+
+    /// To a server that does not run yet: until it is led to one, it hangs up on everybody.
+    pub(crate) async fn to_be_led() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (passes, seen) = watch::channel(true);
+        let (to, port) = watch::channel(None::<u16>);
         let task = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let far = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let port = *port.borrow();
+                let Some(port) = port else {
+                    continue;
+                };
+                let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else {
+                    continue;
+                };
                 let ((near_in, near_out), (far_in, far_out)) =
                     (near.into_split(), far.into_split());
                 tokio::spawn(pump(near_in, far_out, seen.clone()));
@@ -36,8 +51,13 @@ impl Cut {
         Self {
             address,
             passes,
+            to,
             task,
         }
+    }
+
+    pub(crate) fn lead_to(&self, port: u16) {
+        self.to.send_replace(Some(port));
     }
 
     pub(crate) fn url(&self) -> String {

@@ -11,6 +11,7 @@
     reason = "a panic here is a failed test, and its numbers are small"
 )]
 
+mod cluster;
 mod cut;
 mod quotas;
 mod scene;

@@ -72,7 +72,7 @@ struct Replica {
 }
 
 impl Scene {
-    /// A gateway for each URL of the bus, and streamers with `room` times as many places as there
+    /// A gateway for each bus, which is a URL or several with `", "` between them, and streamers with `room` times as many places as there
     /// will be users.
     pub(crate) async fn start(urls: &[String], streamers: usize, room: f64) -> Self {
         let clients = clients();
@@ -101,7 +101,7 @@ impl Scene {
                  rate = \"{RATE}/s\"\nstreamer_rate = \"{RATE}/s\"\n\
                  [drain]\ndelay = \"0s\"\nspread = \"1s\"\n\
                  [log]\naccess = false\n\
-                 [replicas]\nenabled = true\nurl = \"{url}\"\n",
+                 [replicas]\nenabled = true\nurl = [\"{url}\"]\n",
                 monolith.address(),
                 addresses.join(", "),
             );
@@ -226,6 +226,24 @@ impl Scene {
                 .as_array()
                 .is_some_and(|all| all.len() == others)
                 && page["state"] != "learning"
+        })
+        .await;
+    }
+
+    /// Waits until each gateway has heard all the others since then.
+    pub(crate) async fn all_hear_each_other(&self, since: Instant) {
+        let others = self.gateways.len() - 1;
+        self.sees("gateways to hear each other", async || {
+            for at in 0..self.gateways.len() {
+                let passed = since.elapsed().as_secs_f64();
+                let page = self.page(at, "/replicas").await;
+                let heard = page["others"].as_array().into_iter().flatten();
+                let heard = heard.filter(|one| one["heard_seconds_ago"].as_f64() < Some(passed));
+                if heard.count() < others {
+                    return false;
+                }
+            }
+            true
         })
         .await;
     }
