@@ -11,8 +11,12 @@
     reason = "a panic here is a failed test, and its numbers are small"
 )]
 
+mod clocks;
 mod cluster;
 mod cut;
+#[path = "../e2e/resume/phone.rs"]
+#[allow(dead_code, reason = "tests of one gateway use the rest")]
+mod phone;
 mod quotas;
 mod scene;
 #[path = "../nats/server.rs"]
