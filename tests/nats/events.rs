@@ -286,6 +286,64 @@ async fn without_events_all_goes_on() {
     }
 }
 
+/// Moleculer sends logins to monoliths only, which are listened to now and then. Each says where the
+/// client is, as the streamers believe.
+#[tokio::test(flavor = "multi_thread")]
+async fn logins_are_heard_by_samples() {
+    let server = NatsServer::start();
+    let url = server.url();
+    let hosts = Hosts::start(1).await;
+    let mut streamer = hosts.node(0, &url).await;
+    let gateway = hosts.gateway_on(&url).await;
+    gateway.serves_from(&[&hosts.host(0)]).await;
+    let listener = Listener::on(&url).await;
+    let mut client = logged_in(&gateway, "ann").await;
+    let mut monolith = Node::moleculer(Plan::monolith(&url)).await;
+    // As `RocketChat/Rocket.Chat:ee/apps/ddp-streamer/src/DDPStreamer.ts` says it, headers included.
+    let instance = streamer.id.clone();
+    let login = |session: &str, address: &str| {
+        let headers = json!({
+            "user-agent": "Mozilla/5.0 \"socket.connected\"", "x-forwarded-for": address,
+            "cookie": "x".repeat(4_000), "$date": 1,
+        });
+        json!([{ "userId": "uid-ann", "connection": {
+            "id": session, "instanceId": instance, "clientAddress": address,
+            "httpHeaders": headers, "loginToken": "hash",
+        }}])
+    };
+    let session = client.session.clone();
+    until("a login to be heard", async || {
+        let said = login(&session, "::ffff:127.0.0.1");
+        streamer.broadcast("accounts.login", said).await;
+        heard(&gateway, "socket").await > 0.0
+    })
+    .await;
+    let counts = async || {
+        let metrics = gateway.metrics().await;
+        let count = |result| metrics.sum("client_addresses_total", &[("result", result)]);
+        (count("right") > 0.0, count("wrong"))
+    };
+    settles("addresses of clients", (true, 0.0), counts).await;
+    let before = heard(&gateway, "socket").await;
+    // Of other gateways' sockets nothing is known.
+    for (session, address) in [("of-another-gateway", "10.0.0.2"), (&session, "10.0.0.1")] {
+        let said = login(session, address);
+        streamer.broadcast("accounts.login", said).await;
+    }
+    settles("addresses of clients", (true, 1.0), counts).await;
+    assert!(heard(&gateway, "socket").await >= before + 2.0);
+    // The client notices nothing of it, and on the bus nobody of the gateway.
+    client.streamer().await;
+    for (subject, _) in listener.of_gateways() {
+        assert!(subject.starts_with("MOL.DISCOVER"), "{subject}");
+    }
+    for node in [&mut streamer, &mut monolith] {
+        let (nodes, complaints) = node.look().await;
+        assert_eq!(nodes.len(), 2, "{nodes:?}");
+        assert_eq!(complaints, [""; 0]);
+    }
+}
+
 /// With `BROKER=nats` each event is a subject of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn services_of_nats_itself() {
