@@ -132,6 +132,10 @@ impl Pump {
         }
     }
 
+    pub(super) fn set_message_limit(&mut self, message_limit: u64) {
+        self.cursor.set_message_limit(message_limit);
+    }
+
     /// Whether a frame of the gateway's own may stand here in what was passed on. Headers are passed
     /// on when they are complete and valid, control frames never.
     pub(super) fn at_frame_boundary(&self) -> bool {

@@ -292,6 +292,7 @@ impl State {
             self.terms_version = version;
             let terms = self.registration.shared().terms.load();
             self.buffer = bounded(terms.buffer);
+            self.up_pump.set_message_limit(terms.message_limit);
             self.session.handle_rules(terms.rules.clone());
         }
     }

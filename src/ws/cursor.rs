@@ -108,6 +108,11 @@ impl FrameCursor {
         }
     }
 
+    /// Another limit, from the next frame on; what has passed of a message counts.
+    pub fn set_message_limit(&mut self, message_limit: u64) {
+        self.message_limit = message_limit;
+    }
+
     /// Takes the next piece off the front of `input`.
     ///
     /// Empty input is answered with an empty piece, which is news only when
@@ -511,7 +516,7 @@ mod tests {
         walk(&mut cursor, &exact, &mut Vec::new()).unwrap();
         walk(&mut cursor, &exact, &mut Vec::new()).unwrap();
 
-        let mut cursor = FrameCursor::new(Sender::Server, 4);
+        cursor.set_message_limit(4);
         let error = walk(&mut cursor, &exact, &mut Vec::new()).unwrap_err();
         assert_eq!(error, ProtocolError::MessageTooBig);
         assert_eq!(error.close_code().0, 1009);

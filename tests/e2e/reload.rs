@@ -14,7 +14,7 @@ use crate::support::{
     deployment::{Deployment, Plan, Servers},
     http,
     socket::{Client, Way},
-    until,
+    soon, until,
 };
 
 /// A deployment that reloads only when it is told to.
@@ -163,6 +163,23 @@ async fn an_address_in_use_refuses_the_whole_reload() {
     let answer = reload(&deployment, &text).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(http::get(taken, "/health").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_largest_message_is_another_one_for_live_sockets() {
+    let deployment = quiet(Plan::default()).await;
+    let mut client = Client::raw(deployment.plain(), Way::Plain).await;
+    let long = "x".repeat(4_000);
+    let answer = client.call("demo:echo", json!([long])).await;
+    assert_eq!(answer["result"], long.as_str());
+    let plan = deployment.text_of(deployment.plan());
+    let text = format!("{plan}\n[websocket]\nmessage_limit = \"2KiB\"\n");
+    let answer = reload(&deployment, &text).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    client.call("demo:echo", json!(["short"])).await;
+    let call = json!({"msg": "method", "id": "9", "method": "demo:echo", "params": [long]});
+    client.send(&call).await;
+    assert_eq!(soon("the end", client.end()).await.code(), Some(1009));
 }
 
 #[tokio::test]
