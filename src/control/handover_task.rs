@@ -2,26 +2,24 @@
 //! that have come and want a leg of their own.
 
 use std::{
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt as _;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval, sleep},
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use super::{app::Inner, drain::Stage, moves};
+use super::{app::Inner, drain::Stage, moves, restart::restarting};
 use crate::{
     base::{id::ListenAddr, sealing::Sealer},
     bus::{Hearing, Link, Message, Meters, Post, Turn, jitter},
     config::model::{Config, Replicas},
     net::listen::{self, Bound},
     proxy::{
-        handover::{self, Desk, LOOKUPS, Question, Taker, Whereabouts, packet},
+        handover::{self, Desk, Handover, LOOKUPS, Question, Taker, Whereabouts, packet},
         registry::Moving,
     },
 };
@@ -30,22 +28,8 @@ use crate::{
 ///
 /// A defect that panics in here costs a second: what is handed over already goes on.
 pub(super) async fn run(inner: Arc<Inner>) {
-    loop {
-        let driven = AssertUnwindSafe(Box::pin(drive(&inner))).catch_unwind();
-        let ended = tokio::select! {
-            () = inner.stop.cancelled() => true,
-            _ = driven => false,
-        };
-        inner.shared.handover.close();
-        if ended {
-            return;
-        }
-        error!(
-            "the task that hands sessions over between gateways ended by a panic and starts again: \
-             report this defect"
-        );
-        sleep(RESTART_PAUSE).await;
-    }
+    let drive = || Box::pin(drive(&inner));
+    restarting(&inner, "hands sessions over between gateways", drive).await;
 }
 
 /// What is configured, when it is.
@@ -75,7 +59,17 @@ impl Terms {
     }
 }
 
+/// However this ends, there is no way to other gateways behind it.
+struct Closed<'a>(&'a Handover);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 async fn drive(inner: &Arc<Inner>) -> ! {
+    let _closed = Closed(&inner.shared.handover);
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -363,7 +357,6 @@ fn settle(inner: &Inner, now: Instant) {
 const PURPOSE: &str = "ddp-gateway hand-over v1";
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
 const BIND_PAUSE: Duration = Duration::from_secs(5);
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 

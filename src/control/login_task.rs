@@ -2,15 +2,13 @@
 
 use std::{
     future::poll_fn,
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt as _;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep_until;
 
-use super::app::Inner;
+use super::{app::Inner, restart::restarting};
 use crate::pool::Health;
 
 /// Runs until the process stops.
@@ -18,18 +16,7 @@ use crate::pool::Health;
 /// Without it logins that a rate holds back would wait for ever, so a defect that panics in here
 /// costs a second and not the queue.
 pub(super) async fn run(inner: Arc<Inner>) {
-    loop {
-        let driven = AssertUnwindSafe(drive(&inner)).catch_unwind();
-        tokio::select! {
-            () = inner.stop.cancelled() => return,
-            _ = driven => {}
-        }
-        tracing::error!(
-            "the task that drives the login queue ended by a panic and starts again: report this \
-             defect"
-        );
-        sleep(RESTART_PAUSE).await;
-    }
+    restarting(&inner, "drives the login queue", || drive(&inner)).await;
 }
 
 async fn drive(inner: &Inner) -> ! {
@@ -70,4 +57,3 @@ fn look(inner: &Inner) {
 
 /// A streamer that was away is away for longer: its process has to start.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-const RESTART_PAUSE: Duration = Duration::from_secs(1);

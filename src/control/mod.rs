@@ -15,6 +15,7 @@ mod pools;
 pub mod rebalance;
 pub mod reload;
 pub mod replicas_task;
+mod restart;
 mod signals;
 pub mod status;
 pub mod streamer_drain;

@@ -1,15 +1,13 @@
 //! Sessions as those see them who have them moved, and the task that does.
 
 use std::{
-    panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use futures_util::FutureExt as _;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep_until;
 
-use super::{app::Inner, rebalance, streamer_drain};
+use super::{app::Inner, rebalance, restart::restarting, streamer_drain};
 use crate::{
     base::id::{PoolName, SessionId, StreamerId},
     pool::{Progress, Seen},
@@ -20,17 +18,7 @@ use crate::{
 ///
 /// A defect that panics in here costs a second and not what is under way.
 pub(super) async fn run(inner: Arc<Inner>) {
-    loop {
-        let driven = AssertUnwindSafe(drive(&inner)).catch_unwind();
-        tokio::select! {
-            () = inner.stop.cancelled() => return,
-            _ = driven => {}
-        }
-        tracing::error!(
-            "the task that has sessions moved ended by a panic and starts again: report this defect"
-        );
-        sleep(RESTART_PAUSE).await;
-    }
+    restarting(&inner, "has sessions moved", || drive(&inner)).await;
 }
 
 async fn drive(inner: &Inner) -> ! {
@@ -124,8 +112,6 @@ pub(super) fn most_under_way(inner: &Inner, now: Instant) -> usize {
     let spare = free.saturating_add(SPARE_DESCRIPTORS);
     wanted.min(spare).clamp(1, MOST_UNDER_WAY)
 }
-
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Of those that are reserved for everything but clients.
 const SPARE_DESCRIPTORS: usize = 16;
