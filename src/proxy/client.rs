@@ -92,7 +92,11 @@ fn next_id() -> RequestId {
     // An odd factor permutes the numbers of 64 bits, so that ids do not look like a count.
     let id = (start.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed)))
         .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    RequestId::new(format!("{id:016x}"))
+    let mut text = [0; 16];
+    for (at, digit) in text.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(id >> (4 * at) & 15) as usize];
+    }
+    RequestId::from(str::from_utf8(&text).unwrap_or_default())
 }
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

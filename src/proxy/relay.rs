@@ -139,6 +139,8 @@ struct Ends {
     /// A close frame waits for the next frame boundary towards the client.
     client_due: Option<Disconnect>,
     client_told: bool,
+    /// Nothing more can be written to the client.
+    client_shut: bool,
     /// Nothing the client sends is understood any more.
     client_deaf: bool,
     /// The client has said goodbye or is gone.

@@ -72,9 +72,11 @@ impl Target {
         let host = read_host(uri, version, headers)?;
         let name = host.as_ref().map(|host| host.name.as_str());
         let path = normalise(uri.path().as_bytes(), |path| destination(name, path))?;
-        let forward = match uri.query() {
-            Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
-            None => PathAndQuery::try_from(path.as_str()),
+        let forward = match (uri.path_and_query(), uri.query()) {
+            // The client's own, which is as good as what would be made of it.
+            (Some(own), _) if own.path() == path => Ok(own.clone()),
+            (_, Some(query)) => PathAndQuery::try_from(format!("{path}?{query}")),
+            (_, None) => PathAndQuery::try_from(path.as_str()),
         }
         .map_err(|_| TargetError::BadEscape)?;
         Ok(Self {
@@ -122,6 +124,14 @@ fn read_host(
 
 fn host(value: HeaderValue) -> Result<Host, TargetError> {
     let text = value.to_str().map_err(|_| TargetError::BadHost)?;
+    let name = match usual_name(text) {
+        Some(name) => name.to_ascii_lowercase(),
+        None => unusual_name(text)?,
+    };
+    Ok(Host { name, value })
+}
+
+fn unusual_name(text: &str) -> Result<String, TargetError> {
     let authority: Authority = text.parse().map_err(|_| TargetError::BadHost)?;
     let name = authority.host();
     let port = text.strip_prefix(name).ok_or(TargetError::BadHost)?;
@@ -148,7 +158,21 @@ fn host(value: HeaderValue) -> Result<Host, TargetError> {
     if name.is_empty() {
         return Err(TargetError::BadHost);
     }
-    Ok(Host { name, value })
+    Ok(name)
+}
+
+/// The name in a host that needs no parser: a DNS name or an IPv4 address, with or without a port.
+fn usual_name(text: &str) -> Option<&str> {
+    let (name, port) = text.split_once(':').unwrap_or((text, "0"));
+    let fits = !name.is_empty()
+        && !name.ends_with('.')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+        && matches!(port.len(), 1..=5)
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+        && port.parse::<u16>().is_ok();
+    fits.then_some(name)
 }
 
 /// The port as written, with the two default ports left out.
@@ -210,6 +234,12 @@ fn reads_one_way(plain: &str) -> bool {
 
 /// Decodes what needs no escape, escapes what does, and writes the rest in upper case.
 fn unescape(path: &[u8]) -> Result<String, TargetError> {
+    // Nearly all paths stay as they are.
+    if let Ok(text) = std::str::from_utf8(path)
+        && path.iter().all(|&byte| STAYS[usize::from(byte)])
+    {
+        return Ok(text.to_owned());
+    }
     let mut out = String::with_capacity(path.len());
     let mut bytes = path.iter().copied();
     while let Some(byte) = bytes.next() {
@@ -296,6 +326,17 @@ fn merge_slashes(path: &str) -> String {
     out
 }
 
+/// What a path has as it is: printable, and neither an escape nor a slash in disguise.
+const STAYS: [bool; 256] = {
+    let mut stays = [false; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        stays[byte as usize] = !matches!(byte, b'%' | b'\\');
+        byte += 1;
+    }
+    stays
+};
+
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
 #[cfg(test)]
@@ -303,7 +344,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
     use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
-    use super::{Target, TargetError, normalise};
+    use super::{Target, TargetError, normalise, unusual_name, usual_name};
 
     /// The default routes: streamers below two prefixes, the monolith elsewhere.
     fn streamer(path: &str) -> bool {
@@ -486,6 +527,14 @@ mod tests {
         "(/|//|\\.|\\.\\.|%2e|%2E%2e|%2f|%5C|\\\\|a|websocket|sockjs|%77|%25|%00|;){0,9}";
 
     proptest! {
+        /// The short way says what the parser would have said.
+        #[test]
+        fn a_usual_host_is_read_as_any_other(text in "[aZ0.:_%@\\[-]{0,4}(:[0-9]{0,6})?") {
+            if let Some(name) = usual_name(&text) {
+                prop_assert_eq!(Ok(name.to_ascii_lowercase()), unusual_name(&text));
+            }
+        }
+
         #[test]
         fn normalising_twice_changes_nothing(path in PIECES) {
             if let Ok(once) = table(&format!("/{path}")) {

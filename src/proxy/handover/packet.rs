@@ -2,7 +2,7 @@
 //!
 //! JSON with a version. What is of another version, too long or cannot be read is passed over.
 
-use std::{fmt::Write as _, net::SocketAddr};
+use std::{fmt::Write as _, net::SocketAddr, sync::LazyLock};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -14,9 +14,11 @@ pub struct NameHash(pub(in crate::proxy) [u8; HASH_BYTES]);
 
 impl NameHash {
     pub fn of(name: &str) -> Self {
+        static KEY: LazyLock<[u8; 32]> =
+            LazyLock::new(|| blake3::derive_key("ddp-gateway session name v2", b""));
         let mut hash = [0; HASH_BYTES];
-        let whole = blake3::derive_key("ddp-gateway session name v1", name.as_bytes());
-        hash.copy_from_slice(&whole[..HASH_BYTES]);
+        let whole = blake3::keyed_hash(&KEY, name.as_bytes());
+        hash.copy_from_slice(&whole.as_bytes()[..HASH_BYTES]);
         Self(hash)
     }
 

@@ -222,8 +222,10 @@ impl State {
         let mute = self.ends.client_due.is_some() && self.leg.is_none();
         let client = self.ends.client_done && told || mute;
         let leg = self.leg.is_none() || self.ends.leg_done && self.up_backlog.is_empty();
-        if (told || mute) && Pin::new(&mut self.down).poll_shutdown(cx).is_ready() && client && leg
-        {
+        if (told || mute) && !self.ends.client_shut {
+            self.ends.client_shut = Pin::new(&mut self.down).poll_shutdown(cx).is_ready();
+        }
+        if self.ends.client_shut && client && leg {
             self.session.end(reason);
         }
     }
