@@ -106,11 +106,13 @@ pub(crate) async fn serve(users: u32) -> Result<(), String> {
     let deployment = Deployment::start(STREAMERS)
         .await
         .map_err(|error| format!("the simulated servers cannot be started: {error}"))?;
-    // Room for all on two of the streamers, and no access log; all else is as it is shipped.
+    // Room for all on two of the streamers, no access log, and a memory of where clients were that is
+    // as large as it gets within two minutes instead of two hours; all else is as it is shipped.
     let room = users.div_ceil(2).max(500);
     let tables = format!(
         "[pool]\nsessions_per_streamer = {room}\nslow_start = \"0s\"\n\n\
          [http]\nrequest_timeout = \"3600s\"\n\n\
+         [affinity]\nremember = \"60s\"\n\n\
          [drain]\ndelay = \"0s\"\nspread = \"500ms\"\ndeadline = \"3s\"\n\n\
          [log]\nfilter = \"warn\"\naccess = false\n"
     );

@@ -12,9 +12,10 @@ use crate::base::id::StreamerId;
 
 /// Bounded memory from a session's name (DDP session id, SockJS session id) to its streamer.
 ///
-/// Two generations: when the young one is full it becomes the old one, and what the old one held is
-/// forgotten. So the bound holds under any load, nothing has to be swept, and what was touched
-/// within the last half of the capacity is always there. Names are kept as hashes.
+/// Two generations: when the young one is full, or as old as names are remembered, it becomes the old
+/// one, and what the old one held is forgotten. So the bound holds under any load, nothing has to be
+/// swept, names that have expired take no memory for long, and what was touched within the last half
+/// of the capacity is always there. Names are kept as hashes.
 #[derive(Debug)]
 pub struct Recall {
     generations: Mutex<Generations>,
@@ -27,6 +28,8 @@ struct Generations {
     keep: Duration,
     /// What places count their seconds from: the first time that something was remembered.
     base: Option<Instant>,
+    /// When the young one began.
+    began: Option<Instant>,
     young: HashMap<u64, Place, RandomState>,
     old: HashMap<u64, Place, RandomState>,
     /// Every streamer that a place has named, and the number it goes by.
@@ -50,6 +53,7 @@ impl Recall {
             generations: Mutex::new(Generations {
                 keep,
                 base: None,
+                began: None,
                 young: HashMap::default(),
                 old: HashMap::default(),
                 streamers: Vec::new(),
@@ -76,8 +80,12 @@ impl Recall {
             streamer: generations.number(streamer),
             until: u32::try_from(until.as_secs()).unwrap_or(u32::MAX),
         };
-        if generations.young.len() >= self.half && !generations.young.contains_key(&key) {
+        let full = generations.young.len() >= self.half && !generations.young.contains_key(&key);
+        // What is in the old one has expired by then.
+        let age = now.saturating_duration_since(*generations.began.get_or_insert(now));
+        if full || age >= generations.keep {
             generations.old = std::mem::take(&mut generations.young);
+            generations.began = Some(now);
         }
         generations.young.insert(key, place);
     }
@@ -175,6 +183,24 @@ mod tests {
         let generations = recall.lock();
         assert!(generations.streamers.len() <= super::MOST_STREAMERS);
         assert_eq!(generations.streamers.len(), generations.numbers.len());
+    }
+
+    #[test]
+    fn what_has_expired_takes_no_memory_for_long() {
+        let recall = Recall::new(100_000, MINUTE);
+        let start = Instant::now();
+        for second in 0..600 {
+            let now = start + MINUTE * second / 60;
+            recall.remember(&second.to_string(), &"one".into(), now);
+            assert!(recall.len() <= 121, "{} after {second} s", recall.len());
+            let remembered = second.saturating_sub(59);
+            for n in remembered..=second {
+                assert!(
+                    recall.find(&n.to_string(), now).is_some(),
+                    "{n} at {second}"
+                );
+            }
+        }
     }
 
     #[test]

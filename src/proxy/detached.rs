@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -36,16 +36,16 @@ pub(super) struct Detached {
     counting: AtomicBool,
 }
 
-/// Sessions by a hash of their name, in a table that is as large as it will ever be: a session
-/// keeps no memory for it, and nobody waits for a lock. A name that finds its bucket full takes the
-/// place of another, whose client is then a newcomer like any other when it comes back. The relay
-/// that is found compares the name itself.
+/// Sessions by a hash of their name, in tables of which each is made when those before it have no
+/// room for a name: a few sessions take little memory, and nobody waits for a lock. A name that finds
+/// its bucket full in all of them takes the place of another, whose client is then a newcomer like
+/// any other when it comes back. The relay that is found compares the name itself.
 ///
 /// The hash is the one that other gateways ask by.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Names {
     /// Buckets of [`BUCKET`]: 32 bits of the hash and 32 bits of the session's number; 0 is empty.
-    slots: Box<[AtomicU64]>,
+    tables: [OnceLock<Box<[AtomicU64]>>; TABLES.len()],
 }
 
 /// A session that a client wants back.
@@ -240,60 +240,69 @@ impl Detached {
 
 impl Names {
     fn insert(&self, name: NameHash, holder: SessionId) {
-        let (bucket, value) = self.place(name, holder);
+        let value = value(name, holder);
         let is_free = |slot: &&AtomicU64| {
             let held = slot.load(Ordering::Relaxed);
             held == 0 || held >> 32 == value >> 32
         };
-        let slot = bucket.iter().find(is_free);
+        let mut last: &[AtomicU64] = &[];
+        for (level, (table, slots)) in self.tables.iter().zip(TABLES).enumerate() {
+            let table = table.get_or_init(|| (0..slots).map(|_| AtomicU64::new(0)).collect());
+            last = bucket(table, level, name);
+            if let Some(slot) = last.iter().find(is_free) {
+                slot.store(value, Ordering::Relaxed);
+                return;
+            }
+        }
         let any = usize::from(value.to_le_bytes()[0]) % BUCKET;
-        let slot = slot.unwrap_or_else(|| &bucket[any]);
-        slot.store(value, Ordering::Relaxed);
+        last[any].store(value, Ordering::Relaxed);
     }
 
     fn remove(&self, name: NameHash, holder: SessionId) {
-        let (bucket, value) = self.place(name, holder);
-        for slot in bucket {
+        let value = value(name, holder);
+        for slot in self.slots(name) {
             let _ = slot.compare_exchange(value, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
     /// The number of the session; `later` is one that was opened after it.
     fn find(&self, name: NameHash, later: SessionId) -> Option<SessionId> {
-        let (bucket, value) = self.place(name, later);
-        let held = bucket
-            .iter()
+        let value = value(name, later);
+        let held = self
+            .slots(name)
             .map(|slot| slot.load(Ordering::Relaxed))
             .find(|held| held >> 32 == value >> 32)?;
         let number = later.0 & !LOW | held & LOW;
         Some(SessionId(number))
     }
 
-    fn place(&self, name: NameHash, holder: SessionId) -> (&[AtomicU64], u64) {
-        let hash = name.number();
-        let first = (hash & LOW) as usize % (SLOTS / BUCKET) * BUCKET;
-        // Never 0, which is empty.
-        let value = (hash | 1 << 32) & !LOW | holder.0 & LOW;
-        (&self.slots[first..first + BUCKET], value)
+    /// Where a name may be.
+    fn slots(&self, name: NameHash) -> impl Iterator<Item = &AtomicU64> {
+        let made = self.tables.iter().map_while(OnceLock::get).enumerate();
+        made.flat_map(move |(level, table)| bucket(table, level, name))
     }
 }
 
-impl Default for Names {
-    fn default() -> Self {
-        Self {
-            slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
-        }
-    }
+fn bucket(table: &[AtomicU64], level: usize, name: NameHash) -> &[AtomicU64] {
+    // Names that share a bucket in one table do not in the next.
+    let low = (name.number() & LOW) as usize;
+    let first = (low >> (3 * level)) % (table.len() / BUCKET) * BUCKET;
+    &table[first..first + BUCKET]
+}
+
+fn value(name: NameHash, holder: SessionId) -> u64 {
+    // Never 0, which is empty.
+    (name.number() | 1 << 32) & !LOW | holder.0 & LOW
 }
 
 const LOW: u64 = 0xffff_ffff;
 const BUCKET: usize = 4;
-/// A megabyte, and room for a hundred thousand sessions.
-const SLOTS: usize = 128 * 1024;
+/// Slots of each table. All together take a megabyte, and have room for a hundred thousand sessions.
+const TABLES: [usize; 6] = [4 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10];
 
 #[cfg(test)]
 mod tests {
-    use super::{NameHash, Names, SLOTS};
+    use super::{NameHash, Names, TABLES};
     use crate::base::id::SessionId;
 
     fn named(number: u64) -> NameHash {
@@ -321,20 +330,33 @@ mod tests {
         }
         assert_eq!(found(19_999), None);
         // What was pushed out is gone already; nothing else is left.
-        let left = names
-            .slots
-            .iter()
+        let tables = names.tables.iter().filter_map(|table| table.get());
+        let left = tables
+            .flatten()
             .filter(|slot| slot.load(std::sync::atomic::Ordering::Relaxed) != 0);
         assert_eq!(left.count(), 0);
     }
 
     #[test]
-    fn more_names_than_places_are_no_trouble() {
+    fn a_few_thousand_take_little_memory() {
         let names = Names::default();
-        for number in 0..3 * SLOTS as u64 {
+        for number in 0..4_000 {
             names.insert(named(number), SessionId(number));
         }
-        let last = 3 * SLOTS as u64 - 1;
+        let made = names.tables.iter().filter_map(|table| table.get());
+        assert!(made.map(|table| table.len()).sum::<usize>() <= 16 << 10);
+        let found = |number: &u64| names.find(named(*number), SessionId(*number)).is_some();
+        assert_eq!((0..4_000).filter(found).count(), 4_000);
+    }
+
+    #[test]
+    fn more_names_than_places_are_no_trouble() {
+        let names = Names::default();
+        let many = 3 * TABLES.iter().sum::<usize>() as u64;
+        for number in 0..many {
+            names.insert(named(number), SessionId(number));
+        }
+        let last = many - 1;
         assert_eq!(
             names.find(named(last), SessionId(last)),
             Some(SessionId(last))
