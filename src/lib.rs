@@ -84,7 +84,8 @@
 //!    has no body.
 //! 5. Bodies stream both ways. Each direction has a pace: only time spent waiting for the sender
 //!    counts against it. A client that stops taking its answer loses the connection, over HTTP/2 the
-//!    stream. An answer that is cut ends in a reset.
+//!    stream. An answer that is cut ends in a reset. A large one whose length is known goes from
+//!    socket to socket within the kernel where both are plain (`proxy::bypass`, [`net::splice`]).
 //! 6. What was decided and moved is written down when the last byte is out: one line, one histogram.
 //!
 //! `103 Early Hints` and other informational responses of the monolith reach clients of both versions

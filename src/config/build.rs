@@ -159,6 +159,7 @@ impl<'a> Builder<'a> {
             keep_alive: http.keep_alive.value,
             keep_alive_connections: count(http.keep_alive_connections.value.0),
             tunnel_idle_timeout: http.tunnel_idle_timeout.value,
+            splice: http.splice.value,
             http2_streams: http.http2_streams.value.0,
         }
     }

@@ -391,6 +391,10 @@ tables! {
         /// vanish are noticed much earlier.
         tunnel_idle_timeout: Setting<Duration> = "1h",
 
+        /// Large answers go from the monolith's socket to the client's within the kernel (splice),
+        /// where neither is encrypted and the length is known. Off: they are copied, as all others.
+        splice: Setting<bool> = true,
+
         /// Requests that one HTTP/2 client may have open at the same time.
         http2_streams: Setting<Whole<1, 10_000>> = 100,
     }

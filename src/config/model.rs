@@ -205,6 +205,8 @@ pub struct Http {
     /// Longest silence, both ways, of a socket that is tunnelled to the monolith.
     pub tunnel_idle_timeout: Duration,
     /// Streams that one HTTP/2 client may have open.
+    /// Whether large answers may go from socket to socket within the kernel.
+    pub splice: bool,
     pub http2_streams: u32,
 }
 

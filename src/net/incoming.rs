@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::{
     http2::{Hints, Multiplexed, Received},
     stream::Downstream,
-    wire::Side,
+    wire::{Side, Switched},
 };
 
 /// The body of a client's request.
@@ -92,7 +92,7 @@ impl Informs {
 /// A socket that is there once the answer is out.
 #[derive(Debug)]
 pub enum OnUpgrade {
-    Http1(hyper::upgrade::OnUpgrade),
+    Http1(oneshot::Receiver<Switched>),
     Http2(oneshot::Receiver<Multiplexed>),
 }
 
@@ -101,12 +101,22 @@ pub enum OnUpgrade {
 #[error("the connection ended during its upgrade")]
 pub struct UpgradeLost;
 
+/// Lets a request of HTTP/1.1 become the socket of its connection.
+pub fn may_upgrade<T>(request: &mut Request<T>, side: &Arc<Side>) {
+    request.extensions_mut().insert(Own(side.clone()));
+}
+
 /// Takes the socket that `request` asks for.
 pub fn on_upgrade<T>(request: &mut Request<T>) -> OnUpgrade {
-    match request.extensions_mut().remove::<Pending>() {
-        Some(pending) => OnUpgrade::Http2(pending.take()),
-        None => OnUpgrade::Http1(hyper::upgrade::on(request)),
+    let extensions = request.extensions_mut();
+    if let Some(pending) = extensions.remove::<Pending>() {
+        return OnUpgrade::Http2(pending.take());
     }
+    OnUpgrade::Http1(match extensions.remove::<Own>() {
+        Some(Own(side)) => side.switch(),
+        // Never gets anything.
+        None => oneshot::channel().1,
+    })
 }
 
 impl Future for OnUpgrade {
@@ -115,10 +125,7 @@ impl Future for OnUpgrade {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match self.get_mut() {
-            Self::Http1(upgrade) => match ready!(Pin::new(upgrade).poll(cx)) {
-                Ok(upgraded) => Downstream::from_upgraded(upgraded).ok_or(UpgradeLost),
-                Err(_) => Err(UpgradeLost),
-            },
+            Self::Http1(upgrade) => ready!(Pin::new(upgrade).poll(cx)).map_err(|_| UpgradeLost),
             Self::Http2(upgrade) => match ready!(Pin::new(upgrade).poll(cx)) {
                 Ok(socket) => Ok((Downstream::Multiplexed(Box::new(socket)), Bytes::new())),
                 Err(_) => Err(UpgradeLost),
@@ -126,6 +133,10 @@ impl Future for OnUpgrade {
         })
     }
 }
+
+/// In the extensions of a request that may become its connection's socket.
+#[derive(Clone, Debug)]
+struct Own(Arc<Side>);
 
 /// In the extensions of a request, which can be cloned: whoever takes it first gets the socket.
 #[derive(Clone, Debug)]

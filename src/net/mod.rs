@@ -11,6 +11,7 @@ mod origin;
 pub mod probe;
 pub mod proxy_protocol;
 pub mod secure;
+pub mod splice;
 pub mod stream;
 pub mod tls;
 mod vigil;

@@ -14,9 +14,9 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header};
 use hyper::body::{Body, Incoming};
-use tokio::time::timeout;
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
 
-use super::origin::{Channel, Origin};
+use super::origin::{Channel, Origin, Readiness};
 pub use super::origin::{Fault, Outgoing, Terms};
 use crate::config::model::Server;
 
@@ -43,6 +43,15 @@ pub struct Reply {
 #[derive(Debug)]
 pub struct Used {
     channel: Channel,
+    lease: Lease,
+    terms: Terms,
+}
+
+/// The socket of a connection whose response is not read by HTTP any more. Dropping it closes it.
+#[derive(Debug)]
+pub struct Bare {
+    stream: TcpStream,
+    place: Option<OwnedSemaphorePermit>,
     lease: Lease,
     terms: Terms,
 }
@@ -153,7 +162,7 @@ impl Lease {
             let mut sending = pin!(channel.sender.try_send_request(request));
             let sent = poll_fn(|cx| {
                 channel.drive(cx);
-                sending.as_mut().poll(cx)
+                sending.as_mut().poll(&mut channel.listener(cx))
             });
             match sent.await {
                 Ok(response) => {
@@ -206,12 +215,13 @@ impl Used {
     /// Keeps the connection for another request. Call it when the response's body was read to its
     /// end.
     pub fn give_back(mut self) {
-        if !self.channel.is_open() {
-            return;
-        }
-        if self.channel.is_ready() {
-            self.lease.0.put_idle(self.channel, &self.terms);
-            return;
+        match self.channel.readiness() {
+            Readiness::Closed => return,
+            Readiness::Ready => {
+                self.lease.0.put_idle(self.channel, &self.terms);
+                return;
+            }
+            Readiness::Busy => {}
         }
         // hyper has yet to see the end itself, or still sends a body that the server did not wait
         // for.
@@ -233,6 +243,12 @@ impl Used {
         self.channel.drive(cx);
     }
 
+    /// With what the response's body is polled, after [`Self::drive`]: what comes is driven here by
+    /// the task that waits for it, and nobody has to wake it for that.
+    pub fn listener<'a>(&self, cx: &Context<'a>) -> Context<'a> {
+        self.channel.listener(cx)
+    }
+
     /// From here on the connection moves without [`Self::drive`]: to be called when something is
     /// still to be sent on it while the response may wait for its reader.
     pub fn detach(&mut self) {
@@ -244,8 +260,52 @@ impl Used {
         self.channel.release();
     }
 
+    /// Takes the socket out of HTTP, with the part of the body that was read from it already.
+    /// `Err`: the connection moves by itself.
+    pub fn into_bare(self) -> Result<(Bare, Bytes), Self> {
+        let Self {
+            channel,
+            lease,
+            terms,
+        } = self;
+        match channel.into_socket() {
+            Ok((stream, early, place)) => {
+                let bare = Bare {
+                    stream,
+                    place,
+                    lease,
+                    terms,
+                };
+                Ok((bare, early))
+            }
+            Err(channel) => Err(Self {
+                channel,
+                lease,
+                terms,
+            }),
+        }
+    }
+
     pub fn lease(&self) -> &Lease {
         &self.lease
+    }
+}
+
+impl Bare {
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Keeps the connection for another request. Call it when the response's body was read to its
+    /// end.
+    pub async fn give_back(self) {
+        if let Ok(channel) = Channel::open(self.stream, self.place, &self.terms).await {
+            self.lease.0.put_idle(channel, &self.terms);
+        }
     }
 }
 
@@ -305,6 +365,7 @@ const PROBE_TERMS: Terms = Terms {
     keep_alive: Duration::from_secs(5),
     keep_alive_connections: 64,
     probe: true,
+    tunnel: false,
 };
 /// Of a probe's answer no more is read.
 const PROBE_BODY: usize = 64 * 1024;

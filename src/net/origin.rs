@@ -19,7 +19,7 @@ use http::HeaderValue;
 use http_body_util::{BodyExt, Empty, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Body, Frame, SizeHint},
-    client::conn::http1::{Builder, SendRequest},
+    client::conn::http1::{Builder, Connection, SendRequest},
 };
 use hyper_util::rt::TokioIo;
 use metrics::{Counter, Gauge};
@@ -73,14 +73,23 @@ pub(super) struct Channel {
     pub(super) sender: SendRequest<Outgoing>,
     driver: Driver,
     /// `None` for probes, which must get through when nothing else does.
-    _place: Option<OwnedSemaphorePermit>,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+/// What can be done with a connection.
+pub(super) enum Readiness {
+    /// It takes a request.
+    Ready,
+    /// Something is still under way.
+    Busy,
+    Closed,
 }
 
 /// hyper's half of a connection, which moves while it is polled.
 enum Driver {
     /// By the request that uses the connection: a task of its own would have to be woken for each
     /// step of it, and would have to wake the request's.
-    Request(Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>),
+    Request(Box<Connection<TokioIo<TcpStream>, Outgoing>>),
     Task(AbortHandle),
     /// The connection has ended.
     Over,
@@ -95,6 +104,8 @@ pub struct Terms {
     pub keep_alive: Duration,
     pub keep_alive_connections: usize,
     pub(super) probe: bool,
+    /// The connection may change to another protocol; it moves by itself, then.
+    pub(super) tunnel: bool,
 }
 
 /// A body on its way to the monolith.
@@ -292,18 +303,7 @@ impl Origin {
         // Small requests shall not wait for an acknowledgement; without the option they only do.
         // And a tunnel notices that its server vanished.
         let _ = dial::configure(&stream);
-        let (sender, connection) = Builder::new()
-            .max_header_size(terms.head_limit)
-            .max_buf_size(terms.head_limit.max(READ_BUFFER))
-            .max_headers(MAX_HEADERS)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| Fault::Closed)?;
-        Ok(Channel {
-            sender,
-            driver: Driver::Request(Box::pin(connection.with_upgrades())),
-            _place: place,
-        })
+        Channel::open(stream, place, terms).await
     }
 }
 
@@ -316,11 +316,53 @@ impl Drop for Origin {
 }
 
 impl Channel {
+    /// Speaks HTTP on a socket on which nothing is under way.
+    pub(super) async fn open(
+        stream: TcpStream,
+        place: Option<OwnedSemaphorePermit>,
+        terms: &Terms,
+    ) -> Result<Self, Fault> {
+        let (sender, connection) = Builder::new()
+            .max_header_size(terms.head_limit)
+            .max_buf_size(terms.head_limit.max(READ_BUFFER))
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| Fault::Closed)?;
+        let driver = if terms.tunnel {
+            let connection = connection.with_upgrades();
+            Driver::Task(tokio::spawn(connection).abort_handle())
+        } else {
+            Driver::Request(Box::new(connection))
+        };
+        Ok(Self {
+            sender,
+            driver,
+            place,
+        })
+    }
+
+    /// Takes the socket out of HTTP, with what was read from it and not used. `Err`: it moves by
+    /// itself.
+    pub(super) fn into_socket(
+        mut self,
+    ) -> Result<(TcpStream, Bytes, Option<OwnedSemaphorePermit>), Self> {
+        match mem::replace(&mut self.driver, Driver::Over) {
+            Driver::Request(connection) => {
+                let parts = connection.into_parts();
+                Ok((parts.io.into_inner(), parts.read_buf, self.place.take()))
+            }
+            driver => {
+                self.driver = driver;
+                Err(self)
+            }
+        }
+    }
+
     /// Moves the connection on. To be called whenever something of it is waited for; errors reach
     /// the sender or the body.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
         if let Driver::Request(connection) = &mut self.driver
-            && connection.as_mut().poll(cx).is_ready()
+            && Pin::new(connection.as_mut()).poll(cx).is_ready()
         {
             self.driver = Driver::Over;
         }
@@ -345,10 +387,29 @@ impl Channel {
         self.drive(&mut Context::from_waker(Waker::noop()));
     }
 
+    /// With what a response or a piece of its body is waited for, after [`Self::drive`]: what comes
+    /// comes while the waiting task drives the connection itself, and nobody has to wake it for that.
+    pub(super) fn listener<'a>(&self, cx: &Context<'a>) -> Context<'a> {
+        match &self.driver {
+            Driver::Request(_) => Context::from_waker(Waker::noop()),
+            Driver::Task(_) | Driver::Over => Context::from_waker(cx.waker()),
+        }
+    }
+
     /// Whether it can take a request.
     pub(super) fn is_ready(&mut self) -> bool {
+        matches!(self.readiness(), Readiness::Ready)
+    }
+
+    pub(super) fn readiness(&mut self) -> Readiness {
         self.look();
-        self.sender.is_ready()
+        if self.sender.is_ready() {
+            Readiness::Ready
+        } else if self.sender.is_closed() {
+            Readiness::Closed
+        } else {
+            Readiness::Busy
+        }
     }
 
     /// Whether the server has not closed it.
@@ -403,6 +464,18 @@ impl From<&Http> for Terms {
             keep_alive: http.keep_alive,
             keep_alive_connections: http.keep_alive_connections,
             probe: false,
+            tunnel: false,
+        }
+    }
+}
+
+impl Terms {
+    /// For a request that asks for another protocol.
+    #[must_use]
+    pub fn with_upgrade(self) -> Self {
+        Self {
+            tunnel: true,
+            ..self
         }
     }
 }
@@ -466,5 +539,3 @@ impl fmt::Debug for Channel {
 const MAX_CONNECTIONS: usize = 4096;
 /// Most that hyper buffers of a response; the head must fit.
 const READ_BUFFER: usize = 128 * 1024;
-/// Header lines of one response.
-const MAX_HEADERS: usize = 256;

@@ -1,7 +1,7 @@
 //! The two ends of a relayed socket, as closed enums.
 //!
 //! This is the only file that knows what a client's bytes come through: a TCP socket, TLS on one, or a stream of an HTTP/2 connection. hyper is given a [`Downstream`] in a
-//! [`Wire`], and the same one is taken back out of it after an upgrade.
+//! [`Wire`](super::wire::Wire), and the same one is taken back out of it after an upgrade.
 
 use std::{
     io,
@@ -10,16 +10,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
-use super::{http2::Multiplexed, secure::Secure, wire::Wire};
+use super::{http2::Multiplexed, secure::Secure};
 
 /// A client's side.
 #[derive(Debug)]
@@ -34,15 +31,6 @@ pub enum Downstream {
 }
 
 impl Downstream {
-    /// Takes the socket back out of hyper, with the bytes that hyper had read beyond the request.
-    ///
-    /// These bytes are the client's first frames and come before anything read from the socket.
-    /// `None`: hyper did not have it on a [`Wire`].
-    pub(super) fn from_upgraded(upgraded: Upgraded) -> Option<(Self, Bytes)> {
-        let parts = upgraded.downcast::<TokioIo<Wire>>().ok()?;
-        Some((parts.io.into_inner().into_inner(), parts.read_buf))
-    }
-
     /// Reads what is there into `buf`; 0 is the end of the stream.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         poll_fill(Pin::new(self), cx, buf)
@@ -59,6 +47,14 @@ impl Downstream {
     pub(super) fn reset_at_close(&self) {
         if let Some(socket) = self.socket() {
             let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// The socket, if what is written to it reaches the client as it is.
+    pub(super) fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            _ => None,
         }
     }
 

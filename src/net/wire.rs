@@ -14,9 +14,12 @@ use std::{
     time::Duration,
 };
 
+use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, StatusCode};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::oneshot,
     time::Instant,
 };
 
@@ -31,8 +34,16 @@ pub struct Wire {
     /// Watches the heads of HTTP/1.1.
     screen: Option<Screen>,
     heads: u64,
+    /// Read already, and given back.
+    unread: Bytes,
+    /// Bytes that were written.
+    written: usize,
     side: Arc<Side>,
 }
+
+/// A socket that is no longer HTTP's, and the bytes that the client sent behind its request: its
+/// first frames, which come before anything read from the socket.
+pub type Switched = (Downstream, Bytes);
 
 /// What those who serve a connection see of its wire and tell it.
 #[derive(Debug)]
@@ -42,9 +53,14 @@ pub struct Side {
     head: AtomicU64,
     refused: AtomicBool,
     cut: AtomicBool,
+    /// Whether what was written last has to wait.
+    blocked: AtomicBool,
     /// Whether something waits in `interim`, to spare its lock.
     waits: AtomicBool,
     interim: Mutex<Interim>,
+    switching: AtomicBool,
+    /// Who gets the socket when the connection changes its protocol.
+    switch: Mutex<Option<oneshot::Sender<Switched>>>,
 }
 
 /// Informational responses that are not out yet.
@@ -62,19 +78,23 @@ struct Interim {
 
 impl Wire {
     pub fn new(stream: Downstream, http2: bool) -> (Self, Arc<Side>) {
-        stream.limit_unsent(UNSENT);
         let side = Arc::new(Side {
             start: Instant::now(),
             head: AtomicU64::new(0),
             refused: AtomicBool::new(false),
             cut: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
             waits: AtomicBool::new(false),
             interim: Mutex::default(),
+            switching: AtomicBool::new(false),
+            switch: Mutex::default(),
         });
         let wire = Self {
             stream: Some(stream),
             screen: (!http2).then(Screen::new),
             heads: 0,
+            unread: Bytes::new(),
+            written: 0,
             side: side.clone(),
         };
         (wire, side)
@@ -84,8 +104,37 @@ impl Wire {
     pub fn into_inner(mut self) -> Downstream {
         let stream = self.stream.take();
         let stream = stream.expect("taken only here, where the wire ends");
-        stream.limit_unsent(UNLIMITED);
+        if self.written >= UNSENT as usize {
+            stream.limit_unsent(UNLIMITED);
+        }
         stream
+    }
+
+    /// Gives bytes back that were read and not used: they are read again.
+    pub fn unread(&mut self, bytes: Bytes) {
+        self.unread = bytes;
+    }
+
+    /// The socket, if what is written to it reaches the client as it is.
+    pub fn plain(&self) -> Option<&TcpStream> {
+        self.stream.as_ref().and_then(Downstream::plain)
+    }
+
+    /// More is about to be written past it than may wait unsent.
+    pub fn expect_much(&mut self) {
+        self.wrote(UNSENT as usize);
+    }
+
+    /// The socket took so many bytes.
+    fn wrote(&mut self, bytes: usize) {
+        self.side.blocked.store(false, Ordering::Relaxed);
+        let before = self.written;
+        self.written = before.saturating_add(bytes);
+        // Only now can that much wait: most connections spare the system call.
+        if before < UNSENT as usize && self.written >= UNSENT as usize {
+            let stream = self.stream.as_ref();
+            stream.inspect(|stream| stream.limit_unsent(UNSENT));
+        }
     }
 
     fn stream(&mut self) -> Pin<&mut Downstream> {
@@ -160,6 +209,11 @@ impl Side {
         self.cut.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the socket did not take all that was written to it: the writer still has the rest.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
     /// A request begins, on the task that `waker` wakes.
     pub fn begin(&self, waker: &Waker) {
         let mut interim = self.interim();
@@ -174,7 +228,7 @@ impl Side {
         if !interim.open || interim.count >= INTERIM_RESPONSES {
             return;
         }
-        let head = head(status, headers);
+        let head = response_head(status, headers);
         if interim.bytes.len() + head.len() > INTERIM_BYTES {
             return;
         }
@@ -209,6 +263,27 @@ impl Side {
         }
     }
 
+    /// The socket is wanted; whoever wanted it before gets nothing.
+    pub(super) fn switch(&self) -> oneshot::Receiver<Switched> {
+        let (sender, receiver) = oneshot::channel();
+        *self.switch.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
+    }
+
+    /// The answer says that the connection changes its protocol.
+    pub fn agree_to_switch(&self) {
+        self.switching.store(true, Ordering::Relaxed);
+    }
+
+    /// Who gets the socket, if the connection has changed its protocol.
+    pub fn switches(&self) -> Option<oneshot::Sender<Switched>> {
+        if !self.switching.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut switch = self.switch.lock().unwrap_or_else(PoisonError::into_inner);
+        switch.take()
+    }
+
     fn interim(&self) -> MutexGuard<'_, Interim> {
         self.interim.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -235,6 +310,12 @@ impl AsyncRead for Wire {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let wire = self.get_mut();
+        if !wire.unread.is_empty() {
+            let length = wire.unread.len().min(buf.remaining());
+            buf.put_slice(&wire.unread[..length]);
+            wire.unread.advance(length);
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         ready!(wire.stream().poll_read(cx, buf))?;
         wire.came(&mut buf.filled_mut()[before..]);
@@ -249,8 +330,11 @@ impl AsyncWrite for Wire {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let wire = self.get_mut();
+        wire.side.blocked.store(true, Ordering::Relaxed);
         ready!(wire.poll_interim(cx, true))?;
-        wire.stream().poll_write(cx, buf)
+        let written = ready!(wire.stream().poll_write(cx, buf))?;
+        wire.wrote(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -259,8 +343,11 @@ impl AsyncWrite for Wire {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wire = self.get_mut();
+        wire.side.blocked.store(true, Ordering::Relaxed);
         ready!(wire.poll_interim(cx, true))?;
-        wire.stream().poll_write_vectored(cx, bufs)
+        let written = ready!(wire.stream().poll_write_vectored(cx, bufs))?;
+        wire.wrote(written);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -284,9 +371,10 @@ impl AsyncWrite for Wire {
     }
 }
 
-fn head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
+/// A response's head as HTTP/1.1 has it (RFC 9112 section 4). A status without a name has none.
+pub fn response_head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     let mut line = String::new();
-    let reason = status.canonical_reason().unwrap_or("Informational");
+    let reason = status.canonical_reason().unwrap_or("");
     // Writing into a string cannot fail.
     let _ = write!(line, "HTTP/1.1 {} {reason}\r\n", status.as_u16());
     let mut head = line.into_bytes();

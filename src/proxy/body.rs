@@ -62,6 +62,33 @@ impl Recorded {
             taken,
         }
     }
+
+    /// The monolith's response, if it is one that is streamed.
+    pub(super) fn download(&mut self) -> Option<&mut Download> {
+        match &mut self.body {
+            Body::Monolith(download) => Some(download),
+            Body::Empty | Body::Full(_) => None,
+        }
+    }
+
+    /// The next piece is asked for, where that is not hyper's business.
+    pub(super) fn asked(&self) {
+        self.taken.asked();
+    }
+
+    /// A piece is on its way to the client.
+    pub(super) fn sent(&mut self, bytes: u64) {
+        self.record.sent(bytes);
+        self.taken.given(bytes);
+    }
+
+    /// The body is complete, or it never will be.
+    pub(super) fn end(&mut self, error: Option<BodyError>) {
+        match error {
+            Some(error) => self.record.cut(error),
+            None => self.record.complete(),
+        }
+    }
 }
 
 impl HttpBody for Body {
@@ -108,7 +135,6 @@ impl HttpBody for Recorded {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.taken.asked();
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -121,7 +147,8 @@ impl HttpBody for Recorded {
             }
             Poll::Ready(Some(Err(error))) => self.record.cut(*error),
             Poll::Ready(None) => self.record.complete(),
-            Poll::Pending => {}
+            // What comes at once needs no look at the clock in between.
+            Poll::Pending => self.taken.asked(),
         }
         polled
     }

@@ -5,8 +5,8 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::Poll,
     time::Duration,
@@ -14,12 +14,14 @@ use std::{
 
 use http::{Version, request::Parts};
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     Gateway,
+    bypass::Bypass,
     client::Connection,
+    serving::Serving,
     shared::{Phase, Shared},
     snapshot::Snapshot,
     taken::{self, Look, Pull, Streams, Taken},
@@ -31,6 +33,7 @@ use crate::{
         http2::{Exchange, Failure, Limits, Server},
         incoming::Informs,
         listen::Accepted,
+        splice::Pipes,
         wire::{Side, Wire},
     },
 };
@@ -49,7 +52,9 @@ pub async fn serve(shared: Arc<Shared>, accepted: Accepted) {
     let pull = Pull::new(http);
     let websocket = listener.http2_websocket;
     let (wire, side) = Wire::new(stream, http2);
-    let activity = Arc::new(Activity::new(side, !http2));
+    let bypass = http.splice && !http2 && wire.plain().is_some();
+    let bypass = bypass.then(|| shared.pipes.clone());
+    let activity = Arc::new(Activity::new(side, !http2, bypass));
     let connection = Arc::new(Connection {
         peer,
         listener,
@@ -75,12 +80,8 @@ pub async fn serve(shared: Arc<Shared>, accepted: Accepted) {
         let connection = Server::new(wire, version2(http, websocket), serve);
         watch.over(connection, Server::graceful_shutdown).await
     } else {
-        let connection = version1(http)
-            .serve_connection(TokioIo::new(wire), gateway)
-            .with_upgrades();
-        watch
-            .over(connection, http1::UpgradeableConnection::graceful_shutdown)
-            .await
+        let connection = Serving::new(wire, gateway, version1(http));
+        watch.over(connection, Serving::graceful_shutdown).await
     };
     note(&ended, &snapshot, &activity, peer);
 }
@@ -99,6 +100,12 @@ pub(super) struct Activity {
     taken: Arc<Taken>,
     /// HTTP/1.1, the version whose connections carry one request at a time.
     single: bool,
+    /// For large answers, where they may go past HTTP.
+    bypass: Option<Pipes>,
+    /// One that is to.
+    aside: Mutex<Option<Box<Bypass>>>,
+    /// Whether there is one, to spare the lock.
+    has_aside: AtomicBool,
 }
 
 /// One request in progress on a connection.
@@ -106,7 +113,7 @@ pub(super) struct Activity {
 pub(super) struct Visit(Arc<Activity>);
 
 impl Activity {
-    fn new(side: Arc<Side>, single: bool) -> Self {
+    fn new(side: Arc<Side>, single: bool, bypass: Option<Pipes>) -> Self {
         Self {
             start: Instant::now(),
             open: AtomicUsize::new(0),
@@ -115,7 +122,37 @@ impl Activity {
             side,
             taken: Taken::new(),
             single,
+            bypass,
+            aside: Mutex::default(),
+            has_aside: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn side(&self) -> &Arc<Side> {
+        &self.side
+    }
+
+    /// What an answer may go past HTTP with.
+    pub(super) fn bypass(&self) -> Option<&Pipes> {
+        self.bypass.as_ref()
+    }
+
+    /// This answer goes past HTTP, on the task that polls the request.
+    pub(super) fn set_aside(&self, answer: Box<Bypass>) {
+        *self.aside.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        self.has_aside.store(true, Ordering::Relaxed);
+    }
+
+    /// The answer that goes past HTTP, once all before it is out.
+    pub(super) fn aside(&self) -> Option<Box<Bypass>> {
+        if !self.has_aside.load(Ordering::Relaxed) || self.side.is_blocked() {
+            return None;
+        }
+        self.has_aside.store(false, Ordering::Relaxed);
+        self.aside
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     pub(super) fn enter(self: &Arc<Self>) -> Visit {
@@ -300,7 +337,6 @@ fn version1(http: &Http) -> http1::Builder {
         .header_read_timeout(None)
         .max_header_size(http.request_header_limit)
         .max_buf_size(http.request_header_limit.max(READ_BUFFER))
-        .max_headers(MAX_HEADERS)
         .half_close(false)
         .keep_alive(true);
     builder
@@ -388,7 +424,6 @@ const INFORM: Duration = Duration::from_secs(1);
 const LEAVE: Duration = Duration::from_secs(5);
 /// Most that hyper buffers of what a client sends; the head of a request must fit.
 const READ_BUFFER: usize = 64 * 1024;
-const MAX_HEADERS: usize = 128;
 const HEADER_LIST: u32 = 32 * 1024;
 const PENDING_RESETS: usize = 20;
 const LOCAL_RESETS: usize = 100;

@@ -312,6 +312,8 @@ pub(super) fn answer(
         // Nobody asked for it.
         return Err(Refusal::BadGateway);
     }
+    let lasts = parts.version == Version::HTTP_11
+        && !hop::has_token(&parts.headers, header::CONNECTION, "close");
     hop::strip(&mut parts.headers);
     parts.headers.remove(header::TE);
     parts.version = Version::HTTP_11;
@@ -334,7 +336,9 @@ pub(super) fn answer(
             // It shall not depend on whether the client takes the answer.
             connection.detach();
         }
-        Body::Monolith(Box::new(Download::new(body, rules, connection, upload)))
+        Body::Monolith(Box::new(Download::new(
+            body, rules, connection, upload, lasts,
+        )))
     };
     Ok(Response::from_parts(parts, body))
 }

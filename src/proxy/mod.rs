@@ -4,6 +4,7 @@
 
 mod attach;
 pub mod body;
+mod bypass;
 pub mod client;
 pub mod connection;
 mod detached;
@@ -23,6 +24,7 @@ pub mod registry;
 mod relay;
 pub mod reloads;
 pub mod route;
+mod serving;
 pub mod shared;
 pub mod snapshot;
 mod taken;
@@ -39,6 +41,7 @@ use hyper::service::Service;
 
 use self::{
     body::{Body, Recorded},
+    bypass::{Bypass, Way},
     client::{Client, Connection},
     connection::Activity,
     record::Record,
@@ -49,7 +52,7 @@ use self::{
     target::{Target, TargetError},
 };
 use crate::{
-    net::incoming::Incoming,
+    net::incoming::{self, Incoming},
     pool::Pool,
     sockjs::{self, Visit},
 };
@@ -239,6 +242,9 @@ impl Gateway {
 
     fn finish(&self, response: Response<Body>, mut record: Record) -> Response<Recorded> {
         record.answered(response.status());
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            self.activity.side().agree_to_switch();
+        }
         let taken = self.activity.taken();
         response.map(|body| Recorded::new(body, record, taken))
     }
@@ -260,8 +266,22 @@ impl Service<Request<hyper::body::Incoming>> for Gateway {
 
     fn call(&self, request: Request<hyper::body::Incoming>) -> Self::Future {
         let gateway = self.clone();
-        let request = request.map(Incoming::Http1);
-        Box::pin(async move { Ok(gateway.serve(request).await) })
+        let mut request = request.map(Incoming::Http1);
+        if request.headers().contains_key(header::UPGRADE) {
+            incoming::may_upgrade(&mut request, gateway.activity.side());
+        }
+        let lasts = gateway.activity.bypass().is_some() && bypass::lasts(&request);
+        Box::pin(async move {
+            let activity = gateway.activity.clone();
+            let mut response = gateway.serve(request).await;
+            let pipes = activity.bypass().filter(|_| lasts);
+            if let Some(way) = pipes.and_then(|pipes| Way::past(&mut response, pipes)) {
+                activity.set_aside(Bypass::new(response, way));
+                // The connection is taken out of hyper, and this request with it.
+                return std::future::pending().await;
+            }
+            Ok(response)
+        })
     }
 }
 

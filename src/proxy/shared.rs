@@ -26,6 +26,7 @@ use super::{
 use crate::{
     base::chunk::Budget,
     config::model::{self, Config},
+    net::splice::Pipes,
     pool::{
         Pool, Recall,
         logins::{LoginSettings, Logins},
@@ -57,6 +58,8 @@ pub struct Shared {
     pub terms: LiveTerms,
     pub registry: Arc<Registry>,
     pub recall: Recall,
+    /// For answers that go past HTTP.
+    pub pipes: Pipes,
     /// Sessions by the names that their clients know.
     pub(super) detached: Detached,
     /// Sessions that change between gateways.
@@ -92,6 +95,7 @@ impl Shared {
             terms,
             registry: Arc::new(Registry::default()),
             recall: Recall::new(RECALLED, config.affinity.remember),
+            pipes: Pipes::new(),
             logins: Logins::new(login_settings(&config.logins), Instant::now()),
             quotas: Arc::new(quotas(&config)),
             detached: Detached::default(),

@@ -84,7 +84,8 @@ pub(super) async fn open(
     let server = lease.clone();
     let deadline = Instant::now() + config.http.first_byte_timeout;
     // A tunnel uses its connection up, so it gets one of its own.
-    let sending = lease.send(request, Terms::from(&config.http), true);
+    let terms = Terms::from(&config.http).with_upgrade();
+    let sending = lease.send(request, terms, true);
     let mut reply = match timeout_at(deadline, sending).await {
         Ok(sent) => sent.map_err(|error| Refusal::from(error.fault))?,
         Err(_) => {

@@ -62,6 +62,7 @@ metrics! {
     REQUESTS_IN_FLIGHT = Gauge Count "http_requests_in_flight" [] "HTTP requests being served.";
     REQUEST_BYTES = Counter Bytes "http_request_bytes_total" [] "Body bytes received from clients.";
     RESPONSE_BYTES = Counter Bytes "http_response_bytes_total" [] "Body bytes sent to clients.";
+    SPLICED_BYTES = Counter Bytes "http_spliced_bytes_total" [] "Of these, the ones that went from the monolith's socket to the client's without being copied.";
     REFUSALS = Counter Count "http_refusals_total" ["reason"] "Requests answered by the gateway with an error of its own, by reason.";
     MONOLITH_RETRIES = Counter Count "monolith_retries_total" [] "Requests sent to a second monolith server after the first failed.";
     MONOLITH_FAILURES = Counter Count "monolith_failures_total" ["reason"] "Failed exchanges with a monolith server: connect, timeout, reset, protocol.";

@@ -1,5 +1,6 @@
 //! HTTP through the gateway: forwarding, refusing, limits, tunnels.
 
+mod bypass;
 mod forwarding;
 mod health;
 mod http2;
