@@ -133,7 +133,7 @@ impl Bypass {
         loop {
             while !self.pipe.is_empty() {
                 match self.pipe.poll_drain(cx, client) {
-                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Ok(moved)) => self.body.sent(moved as u64),
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(Ended::Client)),
                     Poll::Pending => return Poll::Pending,
                 }
@@ -146,7 +146,8 @@ impl Bypass {
             match self.pipe.poll_fill(cx, socket, self.raw.left) {
                 Poll::Ready(Ok(moved)) if moved > 0 => {
                     self.raw.left = self.raw.left.saturating_sub(moved as u64);
-                    self.body.sent(moved as u64);
+                    // From here on it is the client's turn.
+                    self.body.sent(0);
                     if self.is_late(moved) {
                         return Poll::Ready(Err(Ended::Monolith(BodyError::Deadline)));
                     }
