@@ -141,3 +141,53 @@ const SHELF_BYTES: usize = 32 << 20;
 
 /// What a message takes besides its payload.
 const MESSAGE_BYTES: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::sync::mpsc;
+
+    use super::{LARGEST_MESSAGE, SHELF_BYTES, Shelf, WAITING_MESSAGES};
+    use crate::bus::Meters;
+
+    fn message(length: usize) -> async_nats::Message {
+        async_nats::Message {
+            subject: "any".into(),
+            reply: None,
+            payload: Bytes::from(vec![0; length]),
+            headers: None,
+            status: None,
+            description: None,
+            length,
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_or_finds_no_room_is_not_kept() {
+        let shelf = Shelf::new(&Meters::new("test"), mpsc::channel(1).0.downgrade());
+        let (sender, mut kept) = mpsc::channel(WAITING_MESSAGES);
+        shelf.keep(message(LARGEST_MESSAGE + 1), &sender);
+        assert!(kept.try_recv().is_err());
+        let most = SHELF_BYTES / LARGEST_MESSAGE;
+        for _ in 0..2 {
+            for _ in 0..2 * most {
+                shelf.keep(message(LARGEST_MESSAGE), &sender);
+            }
+            // What it takes besides the payload costs the room of one.
+            let mut found = 0;
+            while let Ok(one) = kept.try_recv() {
+                assert_eq!(one.message.payload.len(), LARGEST_MESSAGE);
+                found += 1;
+            }
+            assert_eq!(found, most - 1);
+        }
+        for _ in 0..2 * WAITING_MESSAGES {
+            shelf.keep(message(1), &sender);
+        }
+        assert_eq!(kept.len(), WAITING_MESSAGES);
+        assert_eq!(
+            shelf.room.available_permits(),
+            SHELF_BYTES - 257 * WAITING_MESSAGES
+        );
+    }
+}

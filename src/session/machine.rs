@@ -145,6 +145,8 @@ pub struct Session {
     held: bool,
     /// The client was pinged and not heard since.
     pinged: bool,
+    /// The way to the streamer leads through another gateway.
+    borrowed: bool,
     /// What ends the session when [`Timer::Doom`] expires.
     doom: Option<Disconnect>,
     pending: Pending,
@@ -153,13 +155,20 @@ pub struct Session {
 /// Actions that wait to be polled; each at most once.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pending {
-    detach: bool,
-    park: bool,
+    parting: Option<Parting>,
     ping_client: bool,
     ping_streamer: bool,
     keep_alive: bool,
     close: bool,
     end: bool,
+}
+
+/// The session and its client are to part.
+#[derive(Clone, Copy, Debug)]
+enum Parting {
+    Detach,
+    /// Detaching is part of it.
+    Park,
 }
 
 /// The timers of a session, as indices into its table.
@@ -216,6 +225,7 @@ impl Session {
             stalled_since: None,
             held: false,
             pinged: false,
+            borrowed: false,
             doom: None,
             pending: Pending::default(),
         }
@@ -431,11 +441,11 @@ impl Session {
             };
             return Some(Action::Close(reason));
         }
-        if std::mem::take(&mut pending.detach) {
-            return Some(Action::Detach);
-        }
-        if std::mem::take(&mut pending.park) {
-            return Some(Action::Park);
+        if let Some(parting) = pending.parting.take() {
+            return Some(match parting {
+                Parting::Detach => Action::Detach,
+                Parting::Park => Action::Park,
+            });
         }
         if std::mem::take(&mut pending.ping_client) {
             return Some(Action::PingClient);
@@ -517,9 +527,30 @@ impl Session {
 
     /// Another leg is in charge.
     pub(super) fn take_over(&mut self, now: Instant) {
+        self.borrowed = false;
+        self.watch_streamer(now);
+    }
+
+    /// The leg leads through the gateway that had the session before, until the session has moved.
+    /// That gateway is about to end, perhaps by hanging: it is not waited for as long as a streamer.
+    pub fn handle_borrowed(&mut self, now: Instant) {
+        self.borrowed = true;
+        self.watch_streamer(now);
+    }
+
+    fn watch_streamer(&mut self, now: Instant) {
         self.streamer_heard = self.moment(now);
-        self.timers
-            .set(Timer::Streamer as usize, now + STREAMER_SILENCE / 2);
+        let due = now + self.patience() / 2;
+        self.timers.set(Timer::Streamer as usize, due);
+    }
+
+    /// How long the streamer may be silent; after half of it it is pinged.
+    fn patience(&self) -> Duration {
+        if self.borrowed {
+            BORROWED_SILENCE
+        } else {
+            STREAMER_SILENCE
+        }
     }
 
     fn doom(&mut self, reason: Disconnect, at: Instant) {
@@ -540,7 +571,7 @@ impl Session {
     fn meet(&mut self, reason: Disconnect, now: Instant) {
         let kept = self.phase == Phase::Detached || self.is_keepable();
         match reason {
-            Disconnect::Drain if kept => self.pending.park = true,
+            Disconnect::Drain if kept => self.pending.parting = Some(Parting::Park),
             _ => self.close(reason, now),
         }
     }
@@ -559,7 +590,7 @@ impl Session {
         let silent = self.since(self.client_heard, now);
         let next = if silent >= idle && self.pinged {
             if self.is_keepable() {
-                self.pending.detach = true;
+                self.pending.parting.get_or_insert(Parting::Detach);
                 return;
             }
             return self.close(Disconnect::ClientSilent, now);
@@ -577,13 +608,14 @@ impl Session {
 
     fn judge_streamer(&mut self, now: Instant) {
         let silent = self.since(self.streamer_heard, now);
-        let next = if silent >= STREAMER_SILENCE {
+        let patience = self.patience();
+        let next = if silent >= patience {
             return self.close(Disconnect::StreamerLost, now);
-        } else if silent >= STREAMER_SILENCE / 2 {
+        } else if silent >= patience / 2 {
             self.pending.ping_streamer = true;
-            STREAMER_SILENCE - silent
+            patience - silent
         } else {
-            STREAMER_SILENCE / 2 - silent
+            patience / 2 - silent
         };
         self.timers.set(Timer::Streamer as usize, now + next);
     }
@@ -631,6 +663,8 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(12);
 /// A leg without any byte for this long is dead. A streamer sends something at least every 30 s
 /// (`ee/apps/ddp-streamer/src/constants.ts`), and answers the ping that it gets after half of this.
 pub(super) const STREAMER_SILENCE: Duration = Duration::from_secs(80);
+/// The same for the way through another gateway, which lasts about a second.
+const BORROWED_SILENCE: Duration = Duration::from_secs(6);
 
 /// Time for the closing handshake.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);

@@ -282,3 +282,31 @@ async fn an_owner_that_hangs_is_not_waited_for() {
         scene.is_level(phone).await;
     }
 }
+
+/// Not even when it is the way to the streamer by then: the client is told to come again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_hangs_as_the_way_to_the_streamer_is_given_up() {
+    let mut scene = Scene::start().await;
+    let Owner {
+        mut process,
+        mut between,
+        mut phone,
+    } = scene.owner(Point::Way).await;
+    let session = phone.session.clone();
+    scene.comes_here(&mut phone);
+    phone.connect().await;
+    between.is_reached().await;
+    process.signal(Signal::STOP);
+    let began = Instant::now();
+    between.go_on();
+    assert_eq!(until_end(&mut phone).await, Some(1012));
+    let took = began.elapsed();
+    // Six seconds.
+    assert!(took < Duration::from_secs(12), "{took:?}");
+    phone.connect().await;
+    phone.until_in().await;
+    assert_ne!(phone.session, session);
+    process.signal(Signal::KILL);
+    process.ended().await;
+    scene.is_level(phone).await;
+}

@@ -3,6 +3,10 @@
 //! Upstream: `RocketChat/Rocket.Chat:packages/core-services/src/events/Events.ts` says what each
 //! carries, `ee/apps/ddp-streamer/src/DDPStreamer.ts` which of them a streamer sends and hears. The
 //! arguments of an event are one array, whichever broker carries it.
+//!
+//! A socket of a streamer is known by the session id that the streamer gives it, which events carry
+//! and the leg's `connected` has told the gateway. A header of the gateway's own on the upgrade would
+//! do as well, and be worse: `socket.connected` broadcasts all headers to everybody on the bus.
 
 use std::{collections::BTreeMap, net::IpAddr};
 

@@ -71,7 +71,7 @@ impl Relay {
     pub(in crate::proxy) fn adopt(kept: Kept, registration: Registration, now: Instant) -> Self {
         let Kept {
             leg,
-            session,
+            mut session,
             down_pump,
             up_backlog,
             own,
@@ -89,6 +89,7 @@ impl Relay {
         }
         if leg.permit.is_borrowed() {
             shared.handover.borrow(entry.id);
+            session.handle_borrowed(now);
         }
         info!(
             target: "access",

@@ -411,12 +411,14 @@ impl State {
         } = kept;
         self.keep_login(login);
         let streamer = leg.permit.streamer().id.clone();
-        if leg.permit.is_borrowed() {
-            let shared = self.registration.shared();
-            shared.handover.borrow(self.registration.entry().id);
-        }
+        let borrowed = leg.permit.is_borrowed();
         self.leg = Some(leg);
         self.session = session;
+        if borrowed {
+            let shared = self.registration.shared();
+            shared.handover.borrow(self.registration.entry().id);
+            self.session.handle_borrowed(now);
+        }
         self.down_pump = down_pump;
         self.up_backlog = up_backlog;
         if let Some(own) = own {

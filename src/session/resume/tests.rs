@@ -825,6 +825,19 @@ fn orders_and_a_lost_leg_end_it_at_once() {
     );
 }
 
+#[test]
+fn a_way_through_another_gateway_is_given_up_sooner_than_a_streamer() {
+    let step = Duration::from_secs(3);
+    let mut world = World::logged_in();
+    world.session.handle_borrowed(world.now);
+    world.passes_time(step);
+    assert_eq!(world.session.poll_action(), Some(Action::PingStreamer));
+    assert_eq!(world.session.phase(), Phase::Live);
+    world.passes_time(step);
+    let lost = Disconnect::StreamerLost;
+    assert_eq!(world.session.phase(), Phase::Closing(lost));
+}
+
 /// The gateway ends: where the session could be asked for from elsewhere, that is up to the relay.
 #[test]
 fn a_session_that_can_be_kept_is_parked_when_the_gateway_ends() {
