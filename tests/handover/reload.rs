@@ -17,8 +17,9 @@ use crate::{
 async fn a_gateway_that_goes_its_own_way_takes_its_leave() {
     let site = Site::start().await;
     let client = async_nats::connect(site.nats.url()).await.unwrap();
-    let state = client.subscribe("ddp-gateway.state").await.unwrap();
-    client.flush().await.unwrap();
+    let mut state = client.subscribe("ddp-gateway.state").await.unwrap();
+    // From here on the server has the subscription.
+    soon("a packet", state.next()).await.unwrap();
     let leaves = state.filter_map(|message| async move {
         let packet: Value = serde_json::from_slice(&message.payload).unwrap();
         let id = packet["id"].as_str().unwrap().to_owned();
