@@ -87,6 +87,22 @@ fn heard(deployment: &Deployment) -> u64 {
     counters.map(|counters| counters.messages_in).sum()
 }
 
+/// Publishes an event and waits until the gateway has read it `times` times.
+async fn publish_to(times: usize, deployment: &Deployment, number: u64) {
+    const BYTES: usize = 10_000;
+    let read = async || {
+        let metrics = deployment.metrics().await;
+        metrics.sum("session_bytes_total", &[("direction", "down")])
+    };
+    #[expect(clippy::cast_precision_loss, reason = "small")]
+    // What else comes meanwhile has less than one of them.
+    let all = read().await + (times * BYTES) as f64;
+    let workspace = deployment.streamers[0].workspace();
+    let event = json!({"n": number, "text": "x".repeat(BYTES)});
+    workspace.publish("stream-room-messages", "GENERAL", &[event]);
+    until("the gateway has the event", async || read().await >= all).await;
+}
+
 /// From the first client on that counts, all are taken for such.
 async fn teach(deployment: &Deployment) {
     let mut phone = Phone::new(lines(deployment)[0], true, "teacher");
@@ -176,7 +192,7 @@ async fn a_client_that_does_not_count_keeps_its_leg_under_a_new_id() {
                 in_phase(&deployment, "detached").await
             })
             .await;
-            publish(&deployment, 1);
+            publish_to(n + 1, &deployment, 1).await;
             phone.connect().await;
             phone.until_in().await;
             phone.until_answered().await;
@@ -229,9 +245,10 @@ async fn one_that_does_not_count_is_in_at_once_while_others_wait_to_log_in() {
         let user = format!("ann{n}");
         let mut phone = Phone::in_room(line, false, &user).await;
         let before = sockets(&deployment);
-        // Everybody else is logging in.
-        let limit = logins.report(Instant::now().into_std());
-        let limit = limit.streamer(&streamer).limit;
+        // Everybody else is logging in. Its own login ends after the answer, and may widen the limit.
+        let report = || logins.report(Instant::now().into_std()).streamer(&streamer);
+        settles("logins", 0, async || report().in_flight).await;
+        let limit = report().limit;
         let mut others = Vec::new();
         for _ in 0..limit {
             let mut ticket = logins
