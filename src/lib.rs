@@ -164,7 +164,8 @@
 //! with its leg and its requests to the monolith, whose connections hyper moves on while the request
 //! is polled that uses them. Against one runtime with as many threads that saves a quarter of the CPU
 //! time of a relayed message: no task is taken over by another thread, and none is woken by one.
-//! Everything else (discovery, probes, logins, admin pages) is on the runtime of `main`.
+//! Everything else (discovery, probes, logins, admin pages) is on the runtime of `main`. The sockets of
+//! further gateways may be on the same address (`reuse_port`); the kernel spreads over all of them.
 //!
 //! # Invariants
 //!

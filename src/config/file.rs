@@ -129,6 +129,12 @@ tables! {
         /// Answer every request with a redirect to https on this port.
         redirect_https: Option<Setting<Whole<1, 65535>>> | 443,
 
+        /// Several gateways of this machine listen on this address, each with true here and all as
+        /// the same user; the system spreads new connections over them (SO_REUSEPORT), by the
+        /// number of their workers. Otherwise an address in use is an error. Each needs an `admin`
+        /// of its own. A change takes effect at the next start.
+        reuse_port: Setting<bool> = false,
+
         /// Certificates, chosen by the name that the client asks for; the first one serves all
         /// others. Either the pair cert and key, or secret_dir with tls.crt and tls.key in it, as
         /// Kubernetes mounts a TLS secret. Relative paths begin at the directory of this file.

@@ -91,6 +91,16 @@ impl Builder<'_> {
                     .help("set `redirect_https` on the plain listener"),
             );
         }
+        if let Some(address) = &file.address.0
+            && file.reuse_port.value
+            && address.value.0.port() == 0
+        {
+            self.faults.push(
+                Diagnostic::error(&file.reuse_port.place, "nobody can share port 0")
+                    .label("never used")
+                    .related(&address.place, "each process gets another free port here"),
+            );
+        }
         Some(Listener {
             address: file.address.0.as_ref()?.value,
             tls,
@@ -105,6 +115,7 @@ impl Builder<'_> {
                 .redirect_https
                 .as_ref()
                 .and_then(|port| u16::try_from(port.value.0).ok()),
+            reuse_port: file.reuse_port.value,
         })
     }
 
@@ -192,6 +203,7 @@ fn plain(address: ListenAddr) -> Listener {
         http2_websocket: false,
         proxy_protocol: ProxyProtocol::Off,
         redirect_https: None,
+        reuse_port: false,
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Listener {
     pub proxy_protocol: ProxyProtocol,
     /// Answer everything with a redirect to https on this port.
     pub redirect_https: Option<u16>,
+    /// Other processes may listen on the same address.
+    pub reuse_port: bool,
 }
 
 /// Where the PEM files of one certificate are.

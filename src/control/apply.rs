@@ -66,6 +66,16 @@ impl Inner {
         if config.workers != state.config.workers {
             warnings.push("workers takes effect at the next start".to_owned());
         }
+        for listener in &config.listeners {
+            let mut old = state.config.listeners.iter();
+            let same = old.find(|old| old.address == listener.address);
+            if same.is_some_and(|old| old.reuse_port != listener.reuse_port) {
+                let address = listener.address;
+                warnings.push(format!(
+                    "reuse_port of {address} takes effect at the next start"
+                ));
+            }
+        }
         for warning in &warnings {
             warn!("{warning}");
         }

@@ -93,6 +93,9 @@ fn describe(listener: &Listener, address: ListenAddr) -> String {
     if listener.redirect_https.is_some() {
         extras.push("redirects to https");
     }
+    if listener.reuse_port {
+        extras.push("other gateways may share the port");
+    }
     match extras.as_slice() {
         [] => format!("listening: {scheme}://{address}"),
         extras => format!("listening: {scheme}://{address} ({})", extras.join(", ")),

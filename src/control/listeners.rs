@@ -11,7 +11,7 @@ use crate::{
     config::model::{Config, Listener},
     net::{
         gate::Gate,
-        listen::{self, Accepted, BindError, Bound},
+        listen::{self, Accepted, BindError, Bound, Sharing},
         tls::{self, CertStore, CertificateError, Certificates},
         workers::Workers,
     },
@@ -123,7 +123,7 @@ impl Listeners {
             };
             let socket = match old {
                 Some(index) => Socket::Kept(index),
-                None => match listen::bind_on(listener.address, &self.workers) {
+                None => match listen::bind_on(listener.address, sharing(listener), &self.workers) {
                     Ok(bound) => Socket::New(bound),
                     Err(fault) => {
                         faults.push(fault.into());
@@ -236,6 +236,13 @@ impl Listeners {
         for open in &self.open {
             open.stop.cancel();
         }
+    }
+}
+
+fn sharing(listener: &Listener) -> Sharing {
+    match listener.reuse_port {
+        true => Sharing::Processes,
+        false => Sharing::Alone,
     }
 }
 

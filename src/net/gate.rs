@@ -61,6 +61,8 @@ struct Applied {
 pub enum Turned {
     #[error("the gateway holds as many connections as its file descriptors allow")]
     Full,
+    #[error("the process has no file descriptor left")]
+    Exhausted,
     #[error("this address opens connections too quickly")]
     TooFast,
     #[error("too many TLS handshakes were in flight for too long")]
@@ -119,6 +121,12 @@ impl Gate {
             return Err(Turned::Full);
         }
         Ok(entered)
+    }
+
+    /// Counts a connection that the process has no descriptor for, although there is a place.
+    pub fn out_of_descriptors(&self) -> Turned {
+        self.refused_descriptors.increment(1);
+        Turned::Exhausted
     }
 
     /// Whether this address may open one more connection now.

@@ -1,22 +1,15 @@
 //! Listening sockets: binding, accepting, and everything up to the first byte of HTTP.
 
-use std::{
-    future::Future,
-    io,
-    net::{Shutdown, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
 use metrics::{Counter, Gauge, Histogram};
 use rustls::ServerConfig;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     runtime::Handle,
-    sync::Semaphore,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,13 +19,15 @@ use crate::{
     base::id::{ListenAddr, PeerAddr},
     config::model::{Listener, ProxyProtocol},
     net::{
+        farewell::{Farewells, Uninvited},
         gate::{Entered, Gate, Turned},
         proxy_protocol::{Origin, read_header},
         secure::Secure,
+        spare::Spares,
         stream::Downstream,
         workers::Workers,
     },
-    telemetry::{names, seldom::Seldom},
+    telemetry::names,
 };
 
 /// A client's connection, ready for HTTP.
@@ -69,7 +64,10 @@ pub struct BindError {
 
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => " (another process has it; see `ss -ltnp`)",
+        io::ErrorKind::AddrInUse => {
+            " (another process has it, see `ss -ltnp`; gateways share an address only if all of them \
+             have `reuse_port = true` in its [[listener]] and run as the same user)"
+        }
         io::ErrorKind::PermissionDenied => {
             " (ports below 1024 need CAP_NET_BIND_SERVICE or a higher port)"
         }
@@ -95,31 +93,37 @@ struct Listening {
 
 /// Binds and listens. Must be called within the runtime.
 pub fn bind(address: ListenAddr) -> Result<Bound, BindError> {
-    bind_on(address, &Workers::none())
+    bind_on(address, Sharing::Alone, &Workers::none())
 }
 
 /// The same with a socket for each of `workers`, which carries the connections that come in by it.
-pub fn bind_on(address: ListenAddr, workers: &Workers) -> Result<Bound, BindError> {
-    open_all(address.0, workers.runtimes()).map_err(|source| BindError { address, source })
+pub fn bind_on(
+    address: ListenAddr,
+    sharing: Sharing,
+    workers: &Workers,
+) -> Result<Bound, BindError> {
+    open_all(address.0, sharing, workers.runtimes()).map_err(|source| BindError { address, source })
 }
 
-fn open_all(address: SocketAddr, runtimes: Vec<Handle>) -> io::Result<Bound> {
+/// Who else may listen on the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nobody: that somebody does is an error.
+    Alone,
+    /// Processes of the same user that say so too. Each socket gets its part of the connections.
+    Processes,
+}
+
+fn open_all(address: SocketAddr, sharing: Sharing, runtimes: Vec<Handle>) -> io::Result<Bound> {
     let mut sockets = Vec::with_capacity(runtimes.len());
     let mut local = address;
-    let shared = runtimes.len() > 1;
+    let has_siblings = runtimes.len() > 1;
     for runtime in runtimes {
         let first = sockets.is_empty();
-        let socket = open(
-            local,
-            if first {
-                Sharing::Alone
-            } else {
-                Sharing::Siblings
-            },
-        )?;
+        let socket = open(local, !first || sharing == Sharing::Processes)?;
         if first {
             local = socket.local_addr()?.as_socket().unwrap_or(address);
-            if shared {
+            if has_siblings {
                 // Not before it is bound: that the address is another process's would go unnoticed.
                 socket.set_reuse_port(true)?;
             }
@@ -132,15 +136,7 @@ fn open_all(address: SocketAddr, runtimes: Vec<Handle>) -> io::Result<Bound> {
     Ok(Bound { sockets, local })
 }
 
-/// Who else may listen on the same address.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sharing {
-    Alone,
-    /// Sockets of this process.
-    Siblings,
-}
-
-fn open(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
+fn open(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -151,7 +147,7 @@ fn open(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
         // `[::]` shall serve IPv4 too, whatever the machine's default is.
         socket.set_only_v6(false)?;
     }
-    if sharing == Sharing::Siblings {
+    if reuse_port {
         socket.set_reuse_port(true)?;
     }
     prepare(&socket);
@@ -247,13 +243,31 @@ impl Door {
                                 }
                             });
                         }
-                        Err(turned) => self.turn_away(stream, peer, &terms, turned, &tasks),
+                        Err(turned) => {
+                            let uninvited = Uninvited {
+                                stream,
+                                client: peer,
+                                is_plain: terms.tls.is_none(),
+                                room: None,
+                            };
+                            self.farewells.turn_away(uninvited, turned, &tasks);
+                        }
                     }
                 }
                 Err(error) => {
-                    let exhausted = self.count_error(&error);
-                    odd_errors = if exhausted { 0 } else { odd_errors + 1 };
-                    if exhausted || odd_errors > ODD_ERRORS {
+                    let shortage = self.count_error(&error);
+                    let is_told = shortage == Some(Shortage::Descriptors)
+                        && self.refuse_one(&socket, &terms, &tasks);
+                    if is_told {
+                        pause = BACKOFF_FIRST;
+                        continue;
+                    }
+                    odd_errors = if shortage.is_some() {
+                        0
+                    } else {
+                        odd_errors + 1
+                    };
+                    if shortage.is_some() || odd_errors > ODD_ERRORS {
                         warn!(
                             listener = %self.local, %error, pause_ms = pause.as_millis(),
                             "cannot accept connections; raise the limit of open files if this stays"
@@ -291,24 +305,22 @@ struct Door {
     accepted: Counter,
     handshake_seconds: Histogram,
     proxy_header_failures: Counter,
-    refusals: Arc<Semaphore>,
-    full: Seldom,
-    too_fast: Seldom,
+    farewells: Farewells,
+    spares: Arc<Spares>,
 }
 
 impl Door {
     fn new(gate: Arc<Gate>, local: SocketAddr) -> Self {
         let listener = local.to_string();
         Self {
-            gate,
             local,
             connections: names::CONNECTIONS.gauge(&[&listener]),
             accepted: names::CONNECTIONS_ACCEPTED.counter(&[&listener]),
             handshake_seconds: names::HANDSHAKE_SECONDS.histogram(&[]),
             proxy_header_failures: names::PROXY_HEADER_FAILURES.counter(&[]),
-            refusals: Arc::new(Semaphore::new(REFUSALS)),
-            full: Seldom::new(REMINDER),
-            too_fast: Seldom::new(REMINDER),
+            farewells: Farewells::new(local, gate.clone()),
+            spares: Spares::new(),
+            gate,
         }
     }
 
@@ -358,7 +370,7 @@ impl Door {
             Ok(Origin::Proxied { source }) => match self.gate.admit(source.ip()) {
                 Ok(()) => Some(source),
                 Err(turned) => {
-                    self.note(source, turned);
+                    self.farewells.note(source, turned);
                     None
                 }
             },
@@ -391,7 +403,7 @@ impl Door {
         let slot = match self.gate.handshake(turn).await {
             Ok(slot) => slot,
             Err(turned) => {
-                self.note(peer, turned);
+                self.farewells.note(peer, turned);
                 return None;
             }
         };
@@ -423,82 +435,50 @@ impl Door {
         );
     }
 
-    /// Closes a connection that may not come in; in plain text with a word of why.
-    fn turn_away(
+    /// Tells the next client that there is no descriptor for it, by one that was kept for that;
+    /// otherwise it would hang, and with it all behind it. False when it cannot be told either.
+    fn refuse_one(
         &self,
-        mut stream: TcpStream,
-        peer: SocketAddr,
-        terms: &Terms,
-        turned: Turned,
+        socket: &TcpListener,
+        terms: &ArcSwap<Terms>,
         tasks: &TaskTracker,
-    ) {
-        self.note(peer, turned);
-        if terms.tls.is_some() {
-            return;
-        }
-        let Ok(place) = self.refusals.clone().try_acquire_owned() else {
-            return;
+    ) -> bool {
+        let Some(room) = self.spares.make_room() else {
+            return false;
         };
-        let answer = match turned {
-            Turned::TooFast => TOO_FAST,
-            Turned::Full | Turned::Handshakes => FULL,
+        // It is there, unless it has just left.
+        let Some(Ok((stream, peer))) = socket.accept().now_or_never() else {
+            return false;
         };
-        tasks.spawn(async move {
-            let _place = place;
-            let farewell = async {
-                stream.write_all(answer).await?;
-                SockRef::from(&stream).shutdown(Shutdown::Write)?;
-                // Closing while the request is still unread would reset the connection, and the
-                // answer with it.
-                let mut sink = [0; 1024];
-                while stream.read(&mut sink).await? > 0 {}
-                Ok::<_, io::Error>(())
-            };
-            let _ = timeout(FAREWELL, farewell).await;
-        });
+        let uninvited = Uninvited {
+            stream,
+            client: peer,
+            is_plain: terms.load().tls.is_none(),
+            room: Some(room),
+        };
+        let turned = self.gate.out_of_descriptors();
+        self.farewells.turn_away(uninvited, turned, tasks);
+        true
     }
 
-    /// Says that clients are refused, and what would help; the first of many.
-    fn note(&self, client: SocketAddr, turned: Turned) {
-        let listener = self.local;
-        debug!(%client, %listener, %turned, "connection refused");
-        let now = std::time::Instant::now();
-        match turned {
-            Turned::Full => {
-                if let Some(others) = self.full.due(now) {
-                    warn!(
-                        %client, %listener, others, limit = self.gate.max_connections(),
-                        "clients are refused: {turned}; raise the limit of open files \
-                         (LimitNOFILE, ulimit -n) or limits.max_connections, or add a gateway"
-                    );
-                }
-            }
-            Turned::TooFast => {
-                if let Some(others) = self.too_fast.due(now) {
-                    warn!(
-                        %client, %listener, others,
-                        "clients are refused: {turned}; if it is a proxy, put it into \
-                         trusted_proxies, if it is a large office, raise limits.connections"
-                    );
-                }
-            }
-            Turned::Handshakes => {}
-        }
-    }
-
-    /// Whether the system is out of something that only time brings back.
-    fn count_error(&self, error: &io::Error) -> bool {
+    /// Says of what the system is short, if it is something that only time brings back.
+    fn count_error(&self, error: &io::Error) -> Option<Shortage> {
         use rustix::io::Errno;
-        let errno = Errno::from_io_error(error);
-        let label = match errno {
-            Some(Errno::MFILE | Errno::NFILE) => "descriptors",
-            Some(Errno::NOBUFS | Errno::NOMEM) => "memory",
-            _ => "other",
+        let (label, shortage) = match Errno::from_io_error(error) {
+            Some(Errno::MFILE | Errno::NFILE) => ("descriptors", Some(Shortage::Descriptors)),
+            Some(Errno::NOBUFS | Errno::NOMEM) => ("memory", Some(Shortage::Memory)),
+            _ => ("other", None),
         };
         names::ACCEPT_ERRORS.counter(&[label]).increment(1);
         debug!(listener = %self.local, %error, "accept failed");
-        label != "other"
+        shortage
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shortage {
+    Descriptors,
+    Memory,
 }
 
 struct HandshakeFailure {
@@ -555,38 +535,3 @@ const KEEPALIVE_RETRIES: u32 = 3;
 
 /// Bytes that stay unacknowledged for this long end the connection.
 const VANISHED: Duration = Duration::from_secs(45);
-
-/// Pause between two lines of the log that say the same of other clients.
-const REMINDER: Duration = Duration::from_secs(10);
-
-/// Refused clients per listener that are told so at the same time; beyond, they are just closed.
-const REFUSALS: usize = 64;
-const FAREWELL: Duration = Duration::from_secs(1);
-
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    Connection: close\r\nRetry-After: 5\r\nContent-Type: text/plain\r\nContent-Length: 34\r\n\r\n\
-    The server is full. Try again soon";
-
-const TOO_FAST: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
-    Connection: close\r\nRetry-After: 5\r\nContent-Type: text/plain\r\nContent-Length: 44\r\n\r\n\
-    Too many new connections from this address.\n";
-
-#[cfg(test)]
-mod tests {
-    use super::{FULL, TOO_FAST};
-
-    #[test]
-    fn canned_answers_are_whole() {
-        for answer in [FULL, TOO_FAST] {
-            let mut headers = [httparse::EMPTY_HEADER; 8];
-            let mut response = httparse::Response::new(&mut headers);
-            let head = response.parse(answer).unwrap().unwrap();
-            let length = response
-                .headers
-                .iter()
-                .find(|header| header.name == "Content-Length")
-                .map(|header| std::str::from_utf8(header.value).unwrap().parse().unwrap());
-            assert_eq!(length, Some(answer.len() - head));
-        }
-    }
-}

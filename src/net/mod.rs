@@ -1,6 +1,7 @@
 //! Sockets: listening, TLS, dialling, the client of the monolith.
 
 pub mod dial;
+mod farewell;
 pub mod gate;
 pub mod http2;
 pub mod https;
@@ -11,6 +12,7 @@ mod origin;
 pub mod probe;
 pub mod proxy_protocol;
 pub mod secure;
+mod spare;
 pub mod splice;
 pub mod stream;
 pub mod tls;

@@ -26,6 +26,7 @@ fn listeners() {
         panic!("four listeners");
     };
     assert_eq!(plain.redirect_https, Some(443));
+    assert!(plain.reuse_port && !tls.reuse_port);
     assert!(tls.http2 && tls.http2_websocket);
     assert_eq!(tls.tls.len(), 2);
     assert_eq!(tls.tls[0].key, Path::new("/etc/ddp-gateway/tls/tls.key"));

@@ -15,7 +15,7 @@ use ddp_gateway::{
     config::model::Config,
     net::{
         gate::{Gate, GateTerms},
-        listen::{self, Accepted, Terms},
+        listen::{self, Accepted, Sharing, Terms},
         workers::{self, Threads},
     },
 };
@@ -29,7 +29,7 @@ const ANY: &str = "127.0.0.1:0";
 #[tokio::test]
 async fn each_thread_takes_a_part_of_the_connections() {
     let threads = Threads::start(NonZeroUsize::new(3)).unwrap();
-    let bound = listen::bind_on(address(ANY), &threads.workers()).unwrap();
+    let bound = listen::bind_on(address(ANY), Sharing::Alone, &threads.workers()).unwrap();
     let local = bound.local();
     let seen = Arc::new(Mutex::new(BTreeSet::new()));
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -63,14 +63,25 @@ async fn each_thread_takes_a_part_of_the_connections() {
 #[tokio::test]
 async fn an_address_in_use_is_refused_with_workers_too() {
     let threads = Threads::start(NonZeroUsize::new(2)).unwrap();
-    let first = listen::bind_on(address(ANY), &threads.workers()).unwrap();
+    let first = listen::bind_on(address(ANY), Sharing::Alone, &threads.workers()).unwrap();
     for second in [
-        listen::bind_on(first.local(), &threads.workers()),
+        listen::bind_on(first.local(), Sharing::Alone, &threads.workers()),
         listen::bind(first.local()),
     ] {
         let error = second.unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse, "{error}");
     }
+}
+
+#[tokio::test]
+async fn an_address_is_shared_only_by_those_who_say_so() {
+    let threads = Threads::start(NonZeroUsize::new(2)).unwrap();
+    let bind = |address, sharing| listen::bind_on(address, sharing, &threads.workers());
+    let first = bind(address(ANY), Sharing::Processes).unwrap();
+    let second = bind(first.local(), Sharing::Processes).unwrap();
+    assert_eq!(first.local(), second.local());
+    let alone = bind(first.local(), Sharing::Alone).unwrap_err();
+    assert_eq!(alone.source.kind(), io::ErrorKind::AddrInUse, "{alone}");
 }
 
 #[test]

@@ -132,8 +132,12 @@ impl Gateway {
     }
 
     pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub fn pid(&self) -> Pid {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.unwrap(), signal).unwrap();
+        pid.unwrap()
     }
 
     /// Time of processors that it has used.
