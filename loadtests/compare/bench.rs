@@ -437,7 +437,7 @@ impl Turn<'_> {
     }
 }
 
-fn default_home() -> Result<PathBuf, String> {
+pub(super) fn default_home() -> Result<PathBuf, String> {
     let program = env::current_exe().map_err(|error| error.to_string())?;
     let target = program.parent().and_then(|folder| folder.parent());
     target

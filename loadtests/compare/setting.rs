@@ -22,6 +22,8 @@ pub(super) struct Setting {
     files: u64,
     /// A timeout in seconds that a reload changes.
     change: u32,
+    /// Other gateways listen on the same ports.
+    is_shared: bool,
 }
 
 impl Setting {
@@ -42,6 +44,25 @@ impl Setting {
             threads,
             files,
             change: 3600,
+            is_shared: false,
+        })
+    }
+
+    /// The first of several gateways.
+    pub(super) fn with_a_shared_port(self) -> Self {
+        Self {
+            is_shared: true,
+            ..self
+        }
+    }
+
+    /// One more gateway on the ports of this one.
+    pub(super) fn beside(&self, folder: PathBuf) -> io::Result<Self> {
+        let [admin] = free_ports()?;
+        Ok(Self {
+            folder,
+            admin,
+            ..self.clone()
         })
     }
 
@@ -105,6 +126,7 @@ impl Setting {
             ("buffers", (4 * connections).to_string()),
             ("user", if is_root { "root" } else { "nobody" }.to_owned()),
             ("change", self.change.to_string()),
+            ("is_shared", self.is_shared.to_string()),
         ] {
             text = text.replace(&format!("{{{{{name}}}}}"), &value);
         }

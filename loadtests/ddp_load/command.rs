@@ -31,6 +31,9 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Run the same loads against the gateway and other proxies, and print what each of them costs
     Compare(Box<CompareArgs>),
+    /// Ask what a connection costs the gateway while few or many others stand, in several processes
+    /// on one port
+    Flat(FlatArgs),
     /// The scenarios that the program brings along
     Scenarios,
     /// Gateway and simulated servers, as --embedded starts them; ends with its standard input
@@ -39,6 +42,9 @@ pub(crate) enum Command {
     /// Simulated servers alone, as compare starts them; ends with its standard input
     #[command(hide = true)]
     Servers,
+    /// Users who come and stay, as flat starts them; ends with its standard input
+    #[command(hide = true)]
+    Standing(StandingArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -141,6 +147,54 @@ pub(crate) struct CompareArgs {
     /// Write what is printed
     #[arg(long, value_name = "FILE")]
     pub(crate) markdown: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FlatArgs {
+    /// Connections that stand, one number after the other; the processes are as many as the last
+    /// one needs. With --quick 20,40,80
+    #[arg(long, value_name = "N", value_delimiter = ',', num_args = 1.., default_values_t = [1_000, 10_000, 50_000])]
+    pub(crate) standing: Vec<u32>,
+    /// Times that all of it is done, with new processes
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Connect over TLS
+    #[arg(long)]
+    pub(crate) tls: bool,
+    /// Half a second of each with few users: to see that it works, the figures say nothing
+    #[arg(long, conflicts_with = "standing")]
+    pub(crate) quick: bool,
+    /// Where the gateways keep their files meanwhile; otherwise the folder compare beside that of
+    /// this program
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) home: Option<PathBuf>,
+    /// The gateway; otherwise the one that was built with this program
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) gateway: Option<PathBuf>,
+    /// Write all figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Write what is printed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StandingArgs {
+    #[arg(long)]
+    pub(crate) address: SocketAddr,
+    /// Certificate to trust; otherwise without TLS
+    #[arg(long)]
+    pub(crate) ca: Option<PathBuf>,
+    #[arg(long)]
+    pub(crate) from: IpAddr,
+    /// Number of the first user
+    #[arg(long)]
+    pub(crate) first: u32,
+    #[arg(long)]
+    pub(crate) users: u32,
+    #[arg(long)]
+    pub(crate) ramp: Rate,
 }
 
 #[derive(Clone, Debug, Args)]

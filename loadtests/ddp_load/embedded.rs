@@ -53,6 +53,11 @@ impl Embedded {
 impl<P: DeserializeOwned> Embedded<P> {
     /// With these arguments. Its messages go where ours go.
     pub(crate) async fn with(arguments: &[&str]) -> Result<Self, String> {
+        Self::within(START_LIMIT, arguments).await
+    }
+
+    /// The same, for what may take so long to start.
+    pub(crate) async fn within(limit: Duration, arguments: &[&str]) -> Result<Self, String> {
         let wrong = |error: io::Error| format!("the embedded deployment does not start: {error}");
         let mut child = Command::new(env::current_exe().map_err(wrong)?)
             .args(arguments)
@@ -65,10 +70,15 @@ impl<P: DeserializeOwned> Embedded<P> {
             return Err("the embedded deployment has no pipes".to_owned());
         };
         let mut lines = BufReader::new(stdout).lines();
-        let line = match timeout(START_LIMIT, lines.next_line()).await {
+        let line = match timeout(limit, lines.next_line()).await {
             Ok(Ok(Some(line))) => line,
             Ok(_) => return Err("the embedded deployment ended at its start".to_owned()),
-            Err(_) => return Err("the embedded deployment has not started in 30 s".to_owned()),
+            Err(_) => {
+                let seconds = limit.as_secs();
+                return Err(format!(
+                    "the embedded deployment has not started in {seconds} s"
+                ));
+            }
         };
         let place = serde_json::from_str(&line)
             .map_err(|error| format!("the embedded deployment says {line:?}: {error}"))?;

@@ -40,12 +40,13 @@ use std::{
 
 use clap::Parser as _;
 use ddp_gateway::cli::Exit;
+use serde_json::Value;
 use tikv_jemallocator::Jemalloc;
 use tokio::runtime::Runtime;
 
 use crate::{
-    command::{Cli, Command, CompareArgs, EmbeddedArgs, How, RunArgs, Sources},
-    compare::{Apart, Bench, Wish},
+    command::{Cli, Command, CompareArgs, EmbeddedArgs, FlatArgs, How, RunArgs, Sources},
+    compare::{Apart, Bench, Flat, FlatWish, Wish},
     embedded::{Embedded, Place},
     people::Accounts,
     report::Report,
@@ -77,10 +78,15 @@ fn main() -> ExitCode {
     let ended = match cli.command {
         Command::Run(arguments) => runtime.block_on(Box::pin(run(&arguments))),
         Command::Compare(arguments) => runtime.block_on(Box::pin(compare(&arguments))),
+        Command::Flat(arguments) => runtime.block_on(Box::pin(flat(&arguments))),
         Command::Scenarios => scenarios(),
         Command::Servers => {
             let served = runtime.block_on(Box::pin(compare::serve()));
             served.map(|()| Exit::Done).map_err(Fault::Failed)
+        }
+        Command::Standing(arguments) => {
+            let stood = runtime.block_on(Box::pin(compare::stand(&arguments)));
+            stood.map(|()| Exit::Done).map_err(Fault::Failed)
         }
         Command::Embedded(EmbeddedArgs { users }) => {
             let served = runtime.block_on(Box::pin(embedded::serve(users)));
@@ -263,22 +269,64 @@ async fn compare(arguments: &CompareArgs) -> Result<Exit, Fault> {
     });
     let bench = bench.map_err(Fault::Usage)?;
     let outcome = bench.run().await.map_err(Fault::Failed)?;
-    let markdown = outcome.markdown();
+    tell(
+        &outcome.markdown(),
+        &outcome.json(),
+        arguments.markdown.as_deref(),
+        arguments.json.as_deref(),
+    )?;
+    Ok(match outcome.is_complete() {
+        true => Exit::Done,
+        false => Exit::Failed,
+    })
+}
+
+async fn flat(arguments: &FlatArgs) -> Result<Exit, Fault> {
+    let standing = match arguments.quick {
+        true => vec![20, 40, 80],
+        false => arguments.standing.clone(),
+    };
+    let flat = Flat::prepare(FlatWish {
+        standing,
+        rounds: arguments.rounds,
+        is_quick: arguments.quick,
+        is_tls: arguments.tls,
+        home: arguments.home.clone(),
+        gateway: arguments.gateway.clone(),
+    });
+    let flat = flat.map_err(Fault::Usage)?;
+    let levels = flat.run().await.map_err(Fault::Failed)?;
+    tell(
+        &levels.markdown(),
+        &levels.json(),
+        arguments.markdown.as_deref(),
+        arguments.json.as_deref(),
+    )?;
+    Ok(match levels.is_complete() {
+        true => Exit::Done,
+        false => Exit::Failed,
+    })
+}
+
+/// Prints the one, and writes both where that is asked for.
+fn tell(
+    markdown: &str,
+    json: &Value,
+    markdown_file: Option<&Path>,
+    json_file: Option<&Path>,
+) -> Result<(), Fault> {
     let _ = writeln!(io::stdout(), "{markdown}");
-    if let Some(file) = &arguments.markdown {
-        keep(file, &markdown)?;
+    if let Some(file) = markdown_file {
+        keep(file, markdown)?;
     }
-    if let Some(file) = &arguments.json {
-        let text = serde_json::to_string_pretty(&outcome.json());
+    if let Some(file) = json_file {
+        let text = serde_json::to_string_pretty(json);
         keep(
             file,
             &text.map_err(|error| Fault::Failed(error.to_string()))?,
         )?;
     }
-    Ok(match outcome.is_complete() {
-        true => Exit::Done,
-        false => Exit::Failed,
-    })
+    Ok(())
 }
 
 fn scenarios() -> Result<Exit, Fault> {

@@ -114,6 +114,55 @@ fn the_gateway_and_nginx_take_turns() {
     assert_eq!(left, 1);
 }
 
+/// Two gateways on one port, whose figures are added up.
+#[test]
+fn what_a_connection_costs_is_asked_with_few_and_with_many() {
+    for words in ["flat --quick --rounds 1", "flat --quick --rounds 1 --tls"] {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("flat.json");
+        let output = compare(&format!("{words} --json {}", file.display()), home.path());
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        let flat: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        assert_eq!(flat["faults"], serde_json::json!([]));
+        assert_eq!(
+            (&flat["gateways"], &flat["quick"]),
+            (&2.into(), &true.into())
+        );
+        let levels = flat["levels"].as_array().unwrap();
+        let standing: Vec<u64> = levels
+            .iter()
+            .map(|level| level["standing"].as_u64().unwrap())
+            .collect();
+        assert_eq!(standing, [20, 40, 80]);
+        for level in levels {
+            for figure in ["visit", "visit_takes", "heap"] {
+                let median = level[figure]["median"].as_f64().unwrap();
+                assert!(median > 1.0, "{figure}: {told}");
+            }
+        }
+        assert_eq!(flat["goals"].as_array().unwrap().len(), 3);
+        let table = String::from_utf8(output.stdout).unwrap();
+        for part in [
+            "| 80 |",
+            "take no figure of it for good",
+            "| CPU of a visit | <= 1.10 |",
+        ] {
+            assert!(table.contains(part), "{part}: {table}");
+        }
+        // Nothing is left behind but what was asked for.
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn numbers_that_do_not_rise_are_no_levels() {
+    let home = tempfile::tempdir().unwrap();
+    let output = compare("flat --standing 100,50", home.path());
+    assert_eq!(output.status.code(), Some(64), "{}", told(&output));
+    assert!(told(&output).contains("that rise"), "{}", told(&output));
+}
+
 #[test]
 fn a_peer_that_was_asked_for_has_to_be_there() {
     let home = tempfile::tempdir().unwrap();
