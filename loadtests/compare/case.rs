@@ -110,6 +110,11 @@ impl Operation {
         }
     }
 
+    /// Whether no socket is opened, and no session is there.
+    pub(super) fn is_http(self) -> bool {
+        matches!(self, Self::Request | Self::Body)
+    }
+
     /// Whose latency is of interest.
     pub(super) fn measure(self) -> Option<Measure> {
         match self {

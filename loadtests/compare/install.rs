@@ -1,6 +1,7 @@
 //! Gets the programs that are missing.
 
 use std::{
+    fs, io,
     path::Path,
     process::{Command, Stdio},
 };
@@ -45,12 +46,26 @@ fn steps(peer: Peer, home: &Path) -> Vec<Vec<String>> {
             steps.push(cargo);
             steps
         }
+        Peer::Pingora => {
+            // It brings the sources of OpenSSL and zlib.
+            let mut steps = apt("cmake g++ gcc make perl");
+            let mut cargo = words("cargo install --locked --force --path");
+            cargo.push(home.join("pingora-source").display().to_string());
+            cargo.push("--root".to_owned());
+            cargo.push(home.join("pingora").display().to_string());
+            cargo.push("--target-dir".to_owned());
+            cargo.push(home.join("pingora-build").display().to_string());
+            steps.push(cargo);
+            steps
+        }
     }
 }
 
 /// # Errors
 /// What failed, and how.
 pub(super) fn install(peer: Peer, home: &Path) -> Result<(), String> {
+    write_sources(peer, home)
+        .map_err(|error| format!("{} is not installed: {error}", peer.name()))?;
     for step in steps(peer, home) {
         let shown = step.join(" ");
         eprintln!("{}: {shown}", peer.name());
@@ -67,6 +82,22 @@ pub(super) fn install(peer: Peer, home: &Path) -> Result<(), String> {
             Err(error) => error.to_string(),
         };
         return Err(format!("{} is not installed: {shown}: {what}", peer.name()));
+    }
+    Ok(())
+}
+
+/// Takes the program away that was built from other ones: what is left after a failure is not taken for
+/// it.
+fn write_sources(peer: Peer, home: &Path) -> io::Result<()> {
+    let sources = peer.sources();
+    if sources.is_empty() {
+        return Ok(());
+    }
+    let _ = fs::remove_dir_all(home.join(peer.name()));
+    let folder = home.join(format!("{}-source", peer.name()));
+    fs::create_dir_all(&folder)?;
+    for (name, text) in sources {
+        fs::write(folder.join(name), text)?;
     }
     Ok(())
 }

@@ -168,12 +168,16 @@ impl Outcome {
                 })
             })
             .collect();
-        let configs: serde_json::Map<String, Value> = self
-            .candidates
-            .iter()
-            .flat_map(|candidate| candidate.peer.files())
-            .map(|(name, text)| ((*name).to_owned(), (*text).into()))
-            .collect();
+        let peers = self.candidates.iter().map(|candidate| candidate.peer);
+        let mut configs = serde_json::Map::new();
+        for peer in peers {
+            for (name, text) in peer.files() {
+                configs.insert((*name).to_owned(), (*text).into());
+            }
+            for (name, text) in peer.sources() {
+                configs.insert(format!("{}/{name}", peer.name()), (*text).into());
+            }
+        }
         let cases: Vec<Value> = self
             .cases
             .iter()

@@ -63,10 +63,11 @@ impl Proxy {
             child,
         };
         let deadline = Instant::now() + START_LIMIT;
-        while !proxy.serves() {
+        while let Err(fault) = proxy.serves() {
             let ended = proxy.child.try_wait().map_err(wrong)?;
             if ended.is_some() || Instant::now() >= deadline {
-                return Err(format!("{name} does not serve: {}", proxy.last_words()));
+                let said = proxy.last_words();
+                return Err(format!("{name} does not serve: {fault}; it says: {said}"));
             }
             sleep(LOOK);
         }
@@ -74,11 +75,27 @@ impl Proxy {
     }
 
     /// Whether it reaches the monolith and a streamer.
-    fn serves(&self) -> bool {
+    ///
+    /// # Errors
+    /// What it lacks.
+    fn serves(&self) -> Result<(), String> {
         let http = self.setting.http;
-        ask(http, "GET", "/health", "Connection: close") == Some(200)
-            && ask(http, "GET", "/websocket", UPGRADE) == Some(101)
-            && TcpStream::connect_timeout(&self.setting.https, ANSWER_LIMIT).is_ok()
+        for (path, headers, expected) in [
+            ("/health", "Connection: close", 200),
+            ("/websocket", UPGRADE, 101),
+        ] {
+            match ask(http, "GET", path, headers) {
+                Some(status) if status == expected => {}
+                Some(status) => {
+                    return Err(format!("GET {path}: {status}, {expected} is expected"));
+                }
+                None => return Err(format!("GET {path}: no answer")),
+            }
+        }
+        match TcpStream::connect_timeout(&self.setting.https, ANSWER_LIMIT) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("TLS port: {error}")),
+        }
     }
 
     pub(super) fn tree(&self) -> Tree {
@@ -98,6 +115,7 @@ impl Proxy {
             None => Ok(()),
         };
         match self.peer.reload(&self.program, &self.setting.folder) {
+            Reload::Never => Err(format!("{name} reads its files only when it starts")),
             Reload::Watched => Ok(()),
             Reload::Hangup => signal(Signal::HUP),
             Reload::User2 => signal(Signal::USR2),

@@ -131,7 +131,8 @@ pub(crate) struct CompareArgs {
     /// A second of each load with few users: to see that it works, the figures say nothing
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Install the programs that are missing: Debian packages, PyPI and crates.io
+    /// Install the programs that are missing: Debian packages and PyPI; crates.io for sozu and pingora,
+    /// when they are named
     #[arg(long)]
     pub(crate) install: bool,
     /// Where programs are installed, and where the proxies keep their files meanwhile; otherwise the

@@ -166,17 +166,19 @@ fn numbers_that_do_not_rise_are_no_levels() {
 #[test]
 fn a_peer_that_was_asked_for_has_to_be_there() {
     let home = tempfile::tempdir().unwrap();
-    let mut command = command("compare --quick --peers sozu --cases connect", home.path());
-    let output = command.env("PATH", home.path()).output().unwrap();
+    for peer in ["sozu", "pingora"] {
+        let words = format!("compare --quick --peers {peer} --cases connect");
+        let mut command = command(&words, home.path());
+        let output = command.env("PATH", home.path()).output().unwrap();
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(64), "{told}");
+        let fault = format!("the program of {peer} is not there: --install");
+        assert!(told.contains(&fault), "{told}");
+    }
+    let output = compare("compare --quick --cases nothing", home.path());
     let told = told(&output);
     assert_eq!(output.status.code(), Some(64), "{told}");
-    assert!(
-        told.contains("the program of sozu is not there: --install"),
-        "{told}"
-    );
-    let output = compare("compare --quick --cases nothing", home.path());
-    assert_eq!(output.status.code(), Some(64));
-    assert!(self::told(&output).contains("rtt-500"), "{told}");
+    assert!(told.contains("rtt-500"), "{told}");
 }
 
 /// Whether asked by a terminal or by a supervisor: what there is so far is shown, and no proxy lives on.
