@@ -4,7 +4,7 @@
 use super::pool_task::PROBES_IN_FLIGHT;
 use crate::{
     config::model::{Config, Ranges},
-    net::{gate::GateTerms, workers},
+    net::{gate::GateTerms, splice, workers},
     proxy::connection::{SEND_BUFFER, STREAM_WINDOW},
     session::Quotas,
     telemetry::process,
@@ -27,6 +27,7 @@ pub(super) fn gate_terms(config: &Config) -> GateTerms {
 /// Client connections that `descriptors` suffice for: each may need a second one towards a streamer
 /// or the monolith, and some are set aside for everything else.
 fn affordable_connections(config: &Config, descriptors: u64) -> usize {
+    let pipes = 2 * splice::most_pipes(descriptors);
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let idle_to_monolith: usize = config
         .monoliths
@@ -35,7 +36,7 @@ fn affordable_connections(config: &Config, descriptors: u64) -> usize {
         .sum();
     let probes = config.pools.len() * PROBES_IN_FLIGHT;
     let workers = workers::count(config.workers);
-    let reserve = RESERVE + workers * (config.listeners.len() + OF_RUNTIME) + probes;
+    let reserve = RESERVE + workers * (config.listeners.len() + OF_RUNTIME) + probes + pipes;
     // Idle connections to the monolith are closed when somebody else needs the place, but half of
     // what is there is never given to them.
     let idle_to_monolith = idle_to_monolith.min(descriptors / 8);
@@ -89,7 +90,8 @@ impl Memory {
     }
 }
 
-/// For the log, the admin listener and its clients, file watches, name servers, reloads.
+/// For the log, the admin listener and its clients, file watches, name servers, reloads, and what is
+/// kept for refusing clients.
 const RESERVE: usize = 128;
 /// Of each worker: what it waits on, and how it is woken.
 const OF_RUNTIME: usize = 4;

@@ -133,13 +133,17 @@ fn say(stream: &TcpStream, answer: &[u8]) -> io::Result<()> {
     socket.shutdown(Shutdown::Write)
 }
 
-/// Whether the request was there already, and has been read. Closing while it is unread, or yet to
-/// come, would reset the connection, and the answer with it.
+/// Whether the whole request was there already, and has been read. Closing while it is unread, or yet
+/// to come, would reset the connection, and the answer with it.
 fn has_asked(stream: &TcpStream) -> bool {
     let socket = SockRef::from(stream);
     let mut request = [0; 4096];
     match (&*socket).read(&mut request) {
-        Ok(count) => count == 0 || request[..count].ends_with(b"\r\n\r\n"),
+        Ok(count) => {
+            let request = &request[..count];
+            // Nothing follows the head of a GET.
+            request.is_empty() || request.starts_with(b"GET ") && request.ends_with(b"\r\n\r\n")
+        }
         Err(error) => error.kind() != io::ErrorKind::WouldBlock,
     }
 }

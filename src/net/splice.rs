@@ -21,6 +21,7 @@ use crate::telemetry::names;
 #[derive(Clone, Debug)]
 pub struct Pipes {
     open: Arc<AtomicUsize>,
+    most: usize,
     moved: Arc<AtomicU64>,
     bytes: Counter,
 }
@@ -36,9 +37,11 @@ pub struct Pipe {
 }
 
 impl Pipes {
-    pub fn new() -> Self {
+    /// Of a process that may have so many files open.
+    pub fn new(descriptors: u64) -> Self {
         Self {
             open: Arc::default(),
+            most: most_pipes(descriptors),
             moved: Arc::default(),
             bytes: names::SPLICED_BYTES.counter(&[]),
         }
@@ -52,7 +55,7 @@ impl Pipes {
     /// `None` when there are enough, or when the system gives no more: then the bytes are copied.
     pub fn open(&self) -> Option<Pipe> {
         let others = self.open.fetch_add(1, Ordering::Relaxed);
-        let opened = if others < MAX_PIPES {
+        let opened = if others < self.most {
             open().ok()
         } else {
             None
@@ -68,6 +71,11 @@ impl Pipes {
             pipes: self.clone(),
         })
     }
+}
+
+/// Pipes of a process that may have so many files open: a part of them that leaves the others enough.
+pub fn most_pipes(descriptors: u64) -> usize {
+    usize::try_from(descriptors / 64).map_or(MAX_PIPES, |most| most.min(MAX_PIPES))
 }
 
 fn open() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -120,12 +128,6 @@ impl Pipe {
 
     pub fn is_empty(&self) -> bool {
         self.held == 0
-    }
-}
-
-impl Default for Pipes {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -182,7 +184,7 @@ mod tests {
         let (mut source, from) = pair().await;
         let (to, mut sink) = pair().await;
         let text: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
-        let mut pipe = Pipes::default().open().unwrap();
+        let mut pipe = Pipes::new(16_384).open().unwrap();
         let sent = text.clone();
         let write = async {
             source.write_all(&sent).await.unwrap();
@@ -210,7 +212,7 @@ mod tests {
 
     #[test]
     fn pipes_have_a_bound_and_come_back() {
-        let pipes = Pipes::default();
+        let pipes = Pipes::new(16_384);
         let open: Vec<_> = std::iter::from_fn(|| pipes.open())
             .take(MAX_PIPES + 1)
             .collect();

@@ -36,7 +36,7 @@ use crate::{
         limits::Allowance,
         quota::{Abuse, Quota},
     },
-    telemetry::names,
+    telemetry::{names, process},
 };
 
 /// Where the process is in its life; see the module `control`.
@@ -95,7 +95,7 @@ impl Shared {
             terms,
             registry: Arc::new(Registry::default()),
             recall: Recall::new(RECALLED, config.affinity.remember),
-            pipes: Pipes::new(),
+            pipes: Pipes::new(process::descriptor_limit()),
             logins: Logins::new(login_settings(&config.logins), Instant::now()),
             quotas: Arc::new(quotas(&config)),
             detached: Detached::default(),
