@@ -185,17 +185,20 @@ impl Flat {
             sleep(self.pace.rest).await;
             // Before visits leave anything behind: who was where is remembered for a while.
             let filled = Rest::look(fleet, Duration::ZERO).await?;
+            let mut before = Rest::look(fleet, self.pace.window).await?;
             for _ in 0..self.pace.windows {
-                let before = Rest::look(fleet, self.pace.window).await?;
                 before.has(here)?;
                 let visits = self.visits(fleet, &visitors, self.pace.window).await?;
-                let figures = figures(&empty, &filled, &before, &visits, here);
+                sleep(self.pace.rest).await;
+                let after = Rest::look(fleet, self.pace.window).await?;
+                let quiet = f64::midpoint(before.share, after.share);
+                let figures = figures(&empty, &filled, quiet, &visits, here);
                 eprintln!("{round}/{} {here} standing: {figures}", self.wish.rounds);
                 levels.add(here, figures);
-                sleep(self.pace.rest).await;
+                before = after;
             }
             // Nobody was lost meanwhile, who would have come back at the cost of the others.
-            Rest::look(fleet, Duration::ZERO).await?.has(here)?;
+            before.has(here)?;
         }
         Ok(())
     }
@@ -333,15 +336,16 @@ impl Onlooker for Reader<'_> {
     }
 }
 
-fn figures(empty: &Rest, filled: &Rest, before: &Rest, visits: &Visits, standing: u32) -> Figures {
+/// `quiet`: time of processors in a second, before and after the visits.
+fn figures(empty: &Rest, filled: &Rest, quiet: f64, visits: &Visits, standing: u32) -> Figures {
     let standing = f64::from(standing);
     // What those who stand cost goes on while others come.
-    let standing_share = before.share * visits.took.as_secs_f64();
+    let standing_share = quiet * visits.took.as_secs_f64();
     let each = (visits.spent.as_secs_f64() - standing_share) / number(visits.count.max(1));
     let memory = empty.memory.zip(filled.memory);
     Figures {
         visit: each * 1e6,
-        standing: (before.share - empty.share) / standing * 1e6,
+        standing: (quiet - empty.share) / standing * 1e6,
         memory: memory.map_or(f64::NAN, |(empty, now)| {
             (number(now) - number(empty)) / standing / 1024.0
         }),
@@ -358,11 +362,11 @@ fn number(count: u64) -> f64 {
 }
 
 const PACE: Pace = Pace {
-    windows: 3,
-    window: Duration::from_secs(5),
-    rate: 300,
+    windows: 4,
+    window: Duration::from_secs(4),
+    rate: 400,
     ramp: 1000,
-    rest: Duration::from_secs(3),
+    rest: Duration::from_secs(2),
 };
 const QUICK: Pace = Pace {
     windows: 1,
