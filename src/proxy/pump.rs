@@ -180,6 +180,8 @@ impl Pump {
         // Bytes from here to `at` pass and are not written yet; equal to `at` in any flow but
         // `Forward`.
         let mut from = 0;
+        // The text of the message whose payload is next has been checked as a whole.
+        let mut checked = false;
         while at < input.len() || self.cursor.empty_payload_due() {
             let step = match self.cursor.step(&input[at..]) {
                 Ok(step) => step,
@@ -218,8 +220,18 @@ impl Pump {
                             let verdict = match header.mask {
                                 Some(key) => {
                                     let mut clear = [0; PEEK_BYTES];
-                                    Mask::new(key).apply(prefix, &mut clear[..seen]);
-                                    inspector.judge(text, &clear[..seen], whole)
+                                    let clear = &mut clear[..seen];
+                                    Mask::new(key).apply(prefix, clear);
+                                    let verdict = inspector.judge(text, clear, whole);
+                                    checked = whole && text;
+                                    if checked
+                                        && let Some(utf8) = &mut self.utf8
+                                        && let Err(error) = check_clear(utf8, clear, true)
+                                    {
+                                        outlet.write(&input[from..at])?;
+                                        return Err(error.into());
+                                    }
+                                    verdict
                                 }
                                 None => inspector.judge(text, prefix, whole),
                             };
@@ -287,6 +299,7 @@ impl Pump {
                 } => {
                     let bytes = &input[at..next];
                     if opcode == OpCode::Text
+                        && !std::mem::take(&mut checked)
                         && let Some(utf8) = &mut self.utf8
                         && let Err(error) = check_text(utf8, bytes, mask, message_end)
                     {
@@ -489,19 +502,22 @@ fn check_text(
     mask: Option<Mask>,
     message_end: bool,
 ) -> Result<(), ProtocolError> {
-    match mask {
-        None => utf8.push(bytes)?,
-        Some(mask) => {
-            let mut clear = [0; PEEK_BYTES];
-            let mut done = 0;
-            for window in bytes.chunks(clear.len()) {
-                let clear = &mut clear[..window.len()];
-                mask.rotated(done).apply(window, clear);
-                utf8.push(clear)?;
-                done += window.len();
-            }
-        }
+    let Some(mask) = mask else {
+        return check_clear(utf8, bytes, message_end);
+    };
+    let mut clear = [0; PEEK_BYTES];
+    let mut done = 0;
+    for window in bytes.chunks(clear.len()) {
+        let clear = &mut clear[..window.len()];
+        mask.rotated(done).apply(window, clear);
+        utf8.push(clear)?;
+        done += window.len();
     }
+    if message_end { utf8.finish() } else { Ok(()) }
+}
+
+fn check_clear(utf8: &mut Utf8Check, clear: &[u8], message_end: bool) -> Result<(), ProtocolError> {
+    utf8.push(clear)?;
     if message_end { utf8.finish() } else { Ok(()) }
 }
 

@@ -125,11 +125,11 @@ proptest! {
             let mut margin = f64::INFINITY;
             for (rule, who, name, quota, factor) in &charges {
                 let (level, at) = buckets.entry((*rule, *who, *name)).or_insert((0.0, now));
-                let leaked = (now - *at).as_secs_f64() * f64::from(quota.requests.get())
-                    / quota.interval.as_secs_f64();
+                let leaked = (now - *at).as_secs_f64() * f64::from(quota.requests().get())
+                    / quota.interval().as_secs_f64();
                 *level = (*level - leaked).max(0.0);
                 *at = now;
-                margin = margin.min(f64::from(quota.requests.get() * factor) - (*level + 1.0));
+                margin = margin.min(f64::from(quota.requests().get() * factor) - (*level + 1.0));
             }
             let outcome = quotas.charge(&rules, &call.asker, call.name, now);
             if margin.abs() > 1e-3 {
@@ -145,9 +145,9 @@ proptest! {
                 times.push(now);
                 // In whatever time that ends now: the burst, and what the rate adds to it.
                 for (count, since) in times.iter().rev().enumerate() {
-                    let added = (now - *since).as_nanos() * u128::from(quota.requests.get())
-                        / quota.interval.as_nanos();
-                    let most = u128::from(quota.requests.get() * factor) + added;
+                    let added = (now - *since).as_nanos() * u128::from(quota.requests().get())
+                        / quota.interval().as_nanos();
+                    let most = u128::from(quota.requests().get() * factor) + added;
                     prop_assert!((count as u128) < most, "{:?}: {} of {}", key, count + 1, most);
                 }
             }

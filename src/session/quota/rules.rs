@@ -8,13 +8,35 @@ use std::{num::NonZeroU32, time::Duration};
 /// twice `requests` in one interval, as with the fixed windows of Rocket.Chat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    pub requests: NonZeroU32,
-    pub interval: Duration,
+    requests: NonZeroU32,
+    interval: Duration,
+    /// Nanoseconds for one request: worked out once, for it is wanted with each of them.
+    each: u64,
 }
 
 impl Quota {
-    pub const fn new(requests: NonZeroU32, interval: Duration) -> Self {
-        Self { requests, interval }
+    pub fn new(requests: NonZeroU32, interval: Duration) -> Self {
+        let nanos = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
+        // Rounded up, so that the rate is never above the rule.
+        let each = nanos.div_ceil(u64::from(requests.get()));
+        Self {
+            requests,
+            interval,
+            each,
+        }
+    }
+
+    pub fn requests(self) -> NonZeroU32 {
+        self.requests
+    }
+
+    pub fn interval(self) -> Duration {
+        self.interval
+    }
+
+    /// Nanoseconds after which one more request may come.
+    pub(super) fn each(self) -> u64 {
+        self.each
     }
 }
 
