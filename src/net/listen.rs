@@ -229,7 +229,10 @@ impl Door {
             }
             match accepted {
                 Ok((stream, peer)) => {
-                    pause = BACKOFF_FIRST;
+                    if pause > BACKOFF_FIRST {
+                        pause = BACKOFF_FIRST;
+                        self.spares.refill();
+                    }
                     odd_errors = 0;
                     let (door, serve) = (self.clone(), serve.clone());
                     let terms = terms.load_full();

@@ -21,17 +21,14 @@ impl Spares {
         spares
     }
 
-    /// Gives one up. `None`: all are, and the system gives none instead of them.
+    /// Gives one up. `None`: all are.
     pub(super) fn make_room(self: &Arc<Self>) -> Option<Room> {
         let given_up = self.kept().pop();
-        if given_up.is_none() {
-            self.refill();
-        }
-        let given_up = given_up.or_else(|| self.kept().pop());
         given_up.map(|_| Room(self.clone()))
     }
 
-    fn refill(&self) {
+    /// Takes again what had to be given up for good.
+    pub(super) fn refill(&self) {
         let mut kept = self.kept();
         while kept.len() < MOST {
             // Neither a file nor an address is needed for this kind.

@@ -129,17 +129,7 @@ async fn without_a_descriptor_clients_are_told_so_and_nothing_else_ends() {
     let mut process = Process::start(1, &talkative(), None).await;
     let mut stay = process.clients(5).await;
     let before = process.limit_to_what_is_open();
-    let mut held = Vec::new();
-    // Some numbers in between are free yet.
-    let full = loop {
-        assert!(held.len() < 1000, "the limit is not reached");
-        let mut stream = TcpStream::connect(process.plain).await.unwrap();
-        let answer = http::exchange(&mut stream, KEPT).await;
-        if answer.status == 503 {
-            break answer;
-        }
-        held.push(stream);
-    };
+    let (full, mut held) = process.fill().await;
     assert_full(&full);
     let holding = held.len();
 
@@ -230,6 +220,11 @@ async fn a_gateway_that_cannot_even_refuse_waits_and_goes_on() {
         (4.0..100.0).contains(&errors),
         "{errors}: accept is called again and again"
     );
+
+    // What is kept for refusing had to be given up, and is there again.
+    process.limit_to_what_is_open();
+    let (full, _held) = process.fill().await;
+    assert_full(&full);
 }
 
 fn talkative() -> Plan {
@@ -299,6 +294,20 @@ impl Process {
             current: Some(highest + 1),
             maximum: None,
         })
+    }
+
+    /// Takes the numbers in between that are free yet, until somebody is told that there are none.
+    async fn fill(&self) -> (Answer, Vec<TcpStream>) {
+        let mut held = Vec::new();
+        while held.len() < 1000 {
+            let mut stream = TcpStream::connect(self.plain).await.unwrap();
+            let answer = http::exchange(&mut stream, KEPT).await;
+            if answer.text().contains("The server is full") {
+                return (answer, held);
+            }
+            held.push(stream);
+        }
+        panic!("the limit is not reached")
     }
 
     /// Only the soft limit; returns the one from before.
