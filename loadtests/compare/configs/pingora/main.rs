@@ -114,6 +114,18 @@ impl ProxyHttp for Routes {
         Ok(Box::new(self.streamers[nth].clone()))
     }
 
+    /// The next one in turn is tried, as the others do.
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        _: &mut (),
+        mut error: Box<pingora::Error>,
+    ) -> Box<pingora::Error> {
+        error.set_retry(true);
+        error
+    }
+
     async fn upstream_request_filter(
         &self,
         session: &mut Session,
@@ -124,7 +136,9 @@ impl ProxyHttp for Routes {
         if let Some(client) = client {
             request.append_header("X-Forwarded-For", client.ip().to_string())?;
         }
-        let is_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        let is_tls = session
+            .digest()
+            .is_some_and(|digest| digest.ssl_digest.is_some());
         request.insert_header("X-Forwarded-Proto", if is_tls { "https" } else { "http" })?;
         Ok(())
     }
