@@ -143,17 +143,11 @@ impl Levels {
     }
 
     fn head(&self) -> String {
-        let machine = &self.machine;
         let mut text = format!(
-            "{} cores ({}), Linux {}, {}; {} {}, commit {}; {}; {} gateways on one port, {} processes \
-             of servers, {}; {} rounds.\n\n",
-            machine.cores,
-            machine.processor.as_deref().unwrap_or("?"),
-            machine.kernel.as_deref().unwrap_or("?"),
+            "{}, {}; {}; {}; {} gateways on one port, {} processes of servers, {}; {} rounds.\n\n",
+            self.machine,
             httpdate::fmt_http_date(self.began),
-            self.program.name,
-            self.program.version,
-            self.program.commit.as_deref().unwrap_or("?"),
+            self.program,
             self.version,
             self.gateways,
             self.servers,

@@ -36,17 +36,12 @@ impl Outcome {
     }
 
     fn head(&self, text: &mut String) {
-        let machine = &self.machine;
         let _ = write!(
             text,
-            "{} cores ({}), Linux {}, {}; {} {}, commit {}; {} rounds, {} workers or threads each",
-            machine.cores,
-            machine.processor.as_deref().unwrap_or("?"),
-            machine.kernel.as_deref().unwrap_or("?"),
+            "{}, {}; {}; {} rounds, {} workers or threads each",
+            self.machine,
             httpdate::fmt_http_date(self.began),
-            self.program.name,
-            self.program.version,
-            self.program.commit.as_deref().unwrap_or("?"),
+            self.program,
             self.rounds,
             self.threads,
         );

@@ -1,6 +1,6 @@
 //! What the figures were measured on.
 
-use std::{env, fs, process::Command, thread::available_parallelism, time::Duration};
+use std::{env, fmt, fs, process::Command, thread::available_parallelism, time::Duration};
 
 use ddp_gateway::telemetry::process::{REVISION, VERSION};
 use serde::Serialize;
@@ -23,6 +23,21 @@ pub(crate) struct Program {
     pub(crate) rustc: Option<String>,
     /// Without optimization it is the program that is slow.
     pub(crate) optimized: bool,
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let processor = self.processor.as_deref().unwrap_or("?");
+        let kernel = self.kernel.as_deref().unwrap_or("?");
+        write!(f, "{} cores ({processor}), Linux {kernel}", self.cores)
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let commit = self.commit.as_deref().unwrap_or("?");
+        write!(f, "{} {}, commit {commit}", self.name, self.version)
+    }
 }
 
 impl Machine {

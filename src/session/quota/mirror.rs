@@ -12,7 +12,6 @@ use std::{
 use super::{
     Place, QuotaRules, Quotas, Rule, STREAM_FACTOR, Terms,
     cells::{Ledger, Moment},
-    first_eight,
 };
 
 /// What an account was charged.
@@ -37,7 +36,7 @@ pub struct Mirrored {
 impl Quotas {
     /// The same at all gateways whose accounts have the same names, and nowhere else.
     pub fn names(&self) -> u64 {
-        first_eight(blake3::keyed_hash(&self.secret, b"names"))
+        self.hasher.hash(b"names")
     }
 
     /// Whether there are others to tell.

@@ -135,6 +135,8 @@ pub enum Strike {
 pub struct Quotas {
     cells: Cells,
     secret: [u8; blake3::KEY_LEN],
+    /// For names. Not blake3: that takes 700 instructions for each request whose name is none of the known ones.
+    hasher: SipHasher13,
     /// The hashes of the names that clients use, by [`journal::Name::index`].
     names: [u64; journal::Name::COUNT],
     meters: QuotaMeters,
@@ -148,21 +150,25 @@ impl Quotas {
 
     /// `seed` must be random: it keeps clients from choosing names whose accounts collide.
     pub fn new(seed: u64, now: Instant) -> Self {
-        let secret = *blake3::hash(&seed.to_le_bytes()).as_bytes();
-        Self {
-            cells: Cells::new(now),
-            secret,
-            names: journal::Name::ALL.map(|name| hash(&secret, name.label())),
-            meters: QuotaMeters::new(),
-        }
+        Self::keyed(*blake3::hash(&seed.to_le_bytes()).as_bytes(), now)
     }
 
     /// Accounts with the same names as those of everybody who gives the same `material`, which is
     /// best a secret for the reason that [`Self::new`] gives.
     pub fn named_after(material: &[u8], now: Instant) -> Self {
+        let secret = blake3::derive_key("ddp-gateway: names of quota accounts", material);
+        Self::keyed(secret, now)
+    }
+
+    fn keyed(secret: [u8; blake3::KEY_LEN], now: Instant) -> Self {
+        let key = |of: &[u8]| first_eight(blake3::keyed_hash(&secret, of));
+        let hasher = SipHasher13::new_with_keys(key(b"method names 0"), key(b"method names 1"));
         Self {
-            secret: blake3::derive_key("ddp-gateway: names of quota accounts", material),
-            ..Self::new(0, now)
+            cells: Cells::new(now),
+            secret,
+            hasher,
+            names: journal::Name::ALL.map(|name| hasher.hash(name.label().as_bytes())),
+            meters: QuotaMeters::new(),
         }
     }
 
@@ -317,7 +323,7 @@ impl Quotas {
         let by_name = rules.connection_method.is_some() || rules.user_method.is_some();
         let name = by_name.then(|| Name {
             hash: match journal::Name::of(name) {
-                journal::Name::OTHER => hash(&self.secret, name),
+                journal::Name::OTHER => self.hasher.hash(name.as_bytes()),
                 known => self.names[known.index()],
             },
             factor: if name.starts_with("stream-") {
@@ -482,14 +488,6 @@ fn penalty(shard: &mut Shard, culprit: u64, now: Moment) -> Option<Duration> {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Not by blake3: it is wanted with each request that is none of the known ones, and takes 700 instructions for a name.
-fn hash(secret: &[u8; blake3::KEY_LEN], name: &str) -> u64 {
-    let (key, _) = secret
-        .split_first_chunk()
-        .expect("it is longer than 16 bytes");
-    SipHasher13::new_with_key(key).hash(name.as_bytes())
 }
 
 fn first_eight(hash: blake3::Hash) -> u64 {
