@@ -58,7 +58,7 @@ impl Effects for Effect<'_> {
         self.shadow.push(message);
     }
 
-    fn client_version(&mut self, json: &str, changed: bool) -> Duration {
+    fn client_version(&mut self, json: &str, changed: bool) -> Option<Duration> {
         self.shared.client_version(json, changed, self.now)
     }
 

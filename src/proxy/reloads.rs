@@ -79,12 +79,16 @@ impl Reloads {
         }
     }
 
-    /// A client is to get this change of the document; how long it waits for that. `draw` is random,
-    /// from 0 to 1.
-    pub(super) fn delay(&self, json: &str, herd: Herd, draw: f64, now: Instant) -> Duration {
-        let Ok(document) = serde_json::from_str::<Document<'_>>(json) else {
-            return Duration::ZERO;
-        };
+    /// A client is to get this change of the document; how long it waits for that, if it belongs to
+    /// a wave: zero when it hears of it after its moment. `draw` is random, from 0 to 1.
+    pub(super) fn delay(
+        &self,
+        json: &str,
+        herd: Herd,
+        draw: f64,
+        now: Instant,
+    ) -> Option<Duration> {
+        let document = serde_json::from_str::<Document<'_>>(json).ok()?;
         let mut state = self.lock();
         self.hear(
             &mut state,
@@ -93,12 +97,10 @@ impl Reloads {
             herd,
             now,
         );
-        let Some(wave) = state.wave.filter(|wave| now < wave.began + wave.length) else {
-            return Duration::ZERO;
-        };
+        let wave = state.wave.filter(|wave| now < wave.began + wave.length)?;
         self.held.increment(1);
         let moment = wave.began + wave.length.mul_f64(draw.clamp(0.0, 1.0));
-        moment.saturating_duration_since(now)
+        Some(moment.saturating_duration_since(now))
     }
 
     /// The bus says that clients of this kind are to have this version.
@@ -201,19 +203,19 @@ mod tests {
         };
         reloads.learn(&document("web.browser", "v1"));
         // A monolith has started.
-        assert_eq!(delay("v1", 5000, 0.5, 0), Duration::ZERO);
-        assert_eq!(delay("v2", 5000, 0.5, 0), second * 25);
+        assert_eq!(delay("v1", 5000, 0.5, 0), None);
+        assert_eq!(delay("v2", 5000, 0.5, 0), Some(second * 25));
         // The wave is that of the first one, and goes on.
-        assert_eq!(delay("v2", 9000, 0.5, 5), second * 20);
-        assert_eq!(delay("v2", 9000, 0.1, 6), Duration::ZERO);
+        assert_eq!(delay("v2", 9000, 0.5, 5), Some(second * 20));
+        assert_eq!(delay("v2", 9000, 0.1, 6), Some(Duration::ZERO));
         reloads.learn(&document("web.browser", "v1"));
         reloads.settle(now + second * 49);
-        assert_eq!(delay("v2", 100, 1.0, 49), second);
+        assert_eq!(delay("v2", 100, 1.0, 49), Some(second));
         reloads.settle(now + second * 50);
-        assert_eq!(delay("v2", 5000, 1.0, 50), Duration::ZERO);
+        assert_eq!(delay("v2", 5000, 1.0, 50), None);
         // Few may come at once; of very many, some have to wait in the queue.
-        assert_eq!(delay("v3", 150, 1.0, 60), Duration::ZERO);
-        assert_eq!(delay("v4", 1_000_000, 1.0, 70), LONGEST);
+        assert_eq!(delay("v3", 150, 1.0, 60), None);
+        assert_eq!(delay("v4", 1_000_000, 1.0, 70), Some(LONGEST));
     }
 
     #[test]
@@ -228,12 +230,12 @@ mod tests {
         reloads.expect("web.browser", "v1", herd, now);
         assert_eq!(
             reloads.delay(&document("web.browser", "v1"), herd, 1.0, now),
-            Duration::ZERO
+            None
         );
         reloads.expect("web.browser", "v2", herd, now);
         let told = reloads.delay(&document("web.browser", "v2"), herd, 1.0, now);
-        assert_eq!(told, Duration::from_secs(10));
+        assert_eq!(told, Some(Duration::from_secs(10)));
         // What cannot be read passes.
-        assert_eq!(reloads.delay("{}", herd, 1.0, now), Duration::ZERO);
+        assert_eq!(reloads.delay("{}", herd, 1.0, now), None);
     }
 }

@@ -129,13 +129,19 @@ impl Shared {
         self.registry.find(self.detached.holder(name, newest)?)
     }
 
-    /// A client is to get this version of the web client; how long it does not yet.
-    pub(super) fn client_version(&self, json: &str, changed: bool, now: Instant) -> Duration {
+    /// A client is to get this version of the web client; how long it does not yet, if it is one of
+    /// many that reload for it.
+    pub(super) fn client_version(
+        &self,
+        json: &str,
+        changed: bool,
+        now: Instant,
+    ) -> Option<Duration> {
         match self.herd().filter(|_| changed) {
             Some(herd) => self.reloads.delay(json, herd, rand::random(), now),
             None => {
                 self.reloads.learn(json);
-                Duration::ZERO
+                None
             }
         }
     }

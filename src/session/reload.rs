@@ -53,13 +53,15 @@ impl Session {
         };
         let resume = book.resume.get_or_insert_default();
         let waiting = resume.reload.as_ref().filter(|reload| !reload.told);
-        let until = match waiting {
-            Some(reload) if changed => reload.until,
-            _ => turn.now + delay,
+        let until = match (waiting, delay) {
+            (Some(reload), _) if changed => reload.until,
+            (_, Some(delay)) => turn.now + delay,
+            (_, None) => return Some(json),
         };
-        if until <= turn.now || json.len() > LARGEST {
+        if json.len() > LARGEST {
             return Some(json);
         }
+        let late = waiting.is_none() && until <= turn.now;
         let reload = resume.reload.get_or_insert_with(|| {
             Box::new(Reload {
                 news: Vec::new(),
@@ -67,6 +69,11 @@ impl Session {
                 told: false,
             })
         });
+        if late {
+            // Its moment within the wave is over, so it is told now, and may go now.
+            (reload.until, reload.told) = (turn.now + GONE_WITHIN, true);
+            return Some(json);
+        }
         (reload.until, reload.told) = (until, false);
         if reload.news.len() >= MOST {
             // The latest ones count.

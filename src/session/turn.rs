@@ -26,9 +26,9 @@ pub trait Effects {
     fn shadow(&mut self, message: String);
 
     /// The client gets this message with the version of the web client, with its subscription or
-    /// as a change; how long such a change is held back for it.
-    fn client_version(&mut self, _json: &str, _changed: bool) -> Duration {
-        Duration::ZERO
+    /// as a change; if that makes it load its page anew with many others, how long it is held back.
+    fn client_version(&mut self, _json: &str, _changed: bool) -> Option<Duration> {
+        None
     }
 
     /// Something worth counting happened.

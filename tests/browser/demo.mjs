@@ -63,6 +63,10 @@ const reconnects = async (page) => Number(await page.textContent("#reconnects"))
 
 /** No rule of axe-core that tells right from wrong is broken. */
 async function accessible(page, where) {
+  // Colours are judged as they stay, not halfway through a transition.
+  await page.waitForFunction(() =>
+    document.getAnimations().every(({ effect, playState }) => playState !== "running" || effect.getComputedTiming().endTime === Infinity),
+  );
   const violations = await page.evaluate(`${axe}; axe.run().then((found) => found.violations)`);
   const short = violations.map(({ id, help, nodes }) => `${id}: ${help} (${nodes.map((node) => node.target).join("; ")})`);
   assert.deepEqual(short, [], `${where} is not accessible`);

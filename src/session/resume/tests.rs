@@ -33,17 +33,26 @@ struct World {
     /// What went to the client and to the streamer since it was last looked at.
     client: Vec<Value>,
     streamer: Vec<Value>,
+    /// How long news of the web client's version is held back, while many are to reload for it.
+    wave: Option<Duration>,
 }
 
 #[derive(Default)]
-struct Replies(Vec<String>);
+struct Replies {
+    messages: Vec<String>,
+    wave: Option<Duration>,
+}
 
 impl Effects for Replies {
     fn reply(&mut self, message: String) {
-        self.0.push(message);
+        self.messages.push(message);
     }
 
     fn shadow(&mut self, _message: String) {}
+
+    fn client_version(&mut self, _json: &str, changed: bool) -> Option<Duration> {
+        self.wave.filter(|_| changed)
+    }
 
     fn note(&mut self, _note: Note) {}
 }
@@ -104,6 +113,7 @@ impl World {
             budget: Arc::new(Budget::new(1 << 20)),
             client: Vec::new(),
             streamer: Vec::new(),
+            wave: None,
         };
         world
             .session
@@ -145,7 +155,10 @@ impl World {
     }
 
     fn feeds(&mut self, messages: Vec<String>) {
-        let mut replies = Replies::default();
+        let mut replies = Replies {
+            wave: self.wave,
+            ..Replies::default()
+        };
         let mut turn = Turn {
             now: self.now,
             quotas: &self.quotas,
@@ -162,7 +175,10 @@ impl World {
     /// The streamer sends a message.
     fn says(&mut self, message: Value) {
         let text = message.to_string();
-        let mut replies = Replies::default();
+        let mut replies = Replies {
+            wave: self.wave,
+            ..Replies::default()
+        };
         let mut turn = Turn {
             now: self.now,
             quotas: &self.quotas,
@@ -193,7 +209,7 @@ impl World {
     }
 
     fn replies(&mut self, replies: Replies) {
-        for json in replies.0 {
+        for json in replies.messages {
             self.session.handle_own_sent(&frame(&json));
             self.passes(&json);
         }
@@ -877,4 +893,36 @@ fn a_silent_client_is_one_that_is_lost() {
         actions.extend(std::iter::from_fn(|| world.session.poll_action()));
     }
     assert_eq!(actions, [Action::PingClient, Action::Detach]);
+}
+
+fn version(name: &str) -> Value {
+    json!({"msg": "changed", "collection": "meteor_autoupdate_clientVersions",
+           "id": "web.browser", "fields": {"version": name}})
+}
+
+#[test]
+fn who_is_told_to_reload_is_not_waited_for() {
+    let (soon, gone) = (Duration::from_secs(9), Duration::from_secs(30));
+    let mut world = World::logged_in();
+    // A monolith has started: no news.
+    world.says(version("v1"));
+    assert_eq!(world.client(), [version("v1")]);
+    assert!(world.session.is_keepable());
+    // Told in the middle of the wave, with what came meanwhile.
+    world.wave = Some(soon);
+    world.says(version("v2"));
+    world.wave = Some(Duration::ZERO);
+    world.says(version("v3"));
+    assert_eq!(world.client(), [] as [Value; 0]);
+    assert!(world.session.is_keepable());
+    world.passes_time(soon);
+    assert_eq!(world.client(), [version("v2"), version("v3")]);
+    assert!(!world.session.is_keepable());
+    // Still there: it has not reloaded.
+    world.passes_time(gone);
+    assert!(world.session.is_keepable());
+    // Heard of by the gateway after the client's moment in the wave.
+    world.says(version("v4"));
+    assert_eq!(world.client(), [version("v4")]);
+    assert!(!world.session.is_keepable());
 }

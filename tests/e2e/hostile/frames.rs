@@ -412,6 +412,10 @@ async fn mutated_streams_disturb_nobody() {
             bytes.splice(0..0, framed(CONNECT));
         }
         for _ in 0..random.random_range(1..5) {
+            // Cut after its first byte, and then without it: nothing is left to mutate.
+            if bytes.is_empty() {
+                break;
+            }
             let at = random.random_range(0..bytes.len());
             match random.random_range(0..4) {
                 0 => bytes[at] ^= 1 << random.random_range(0..8),
