@@ -106,6 +106,7 @@ impl Quotas {
         let Some(abuse) = rules.abuse else { return };
         for (culprit, left) in &mirrored.penalties {
             let most = now.plus(super::nanos(abuse.penalty));
+            self.punish_until(most);
             self.delay(*culprit, *culprit, *left, most, now);
         }
     }

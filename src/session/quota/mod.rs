@@ -9,7 +9,10 @@ mod meters;
 mod mirror;
 mod rules;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 use siphasher::sip::SipHasher13;
 
@@ -139,6 +142,8 @@ pub struct Quotas {
     hasher: SipHasher13,
     /// The hashes of the names that clients use, by [`journal::Name::index`].
     names: [u64; journal::Name::COUNT],
+    /// When the last penalty ends, as a [`Moment`]: mostly nobody is punished, and nobody's account is looked for.
+    punished_until: AtomicU64,
     meters: QuotaMeters,
 }
 
@@ -168,6 +173,7 @@ impl Quotas {
             secret,
             hasher,
             names: journal::Name::ALL.map(|name| hasher.hash(name.label().as_bytes())),
+            punished_until: AtomicU64::new(0),
             meters: QuotaMeters::new(),
         }
     }
@@ -199,7 +205,8 @@ impl Quotas {
     ) -> Result<(), Refused> {
         let now = self.cells.moment(now);
         let is_login = name == LOGIN;
-        let culprit = (rules.abuse.is_some() && !is_login).then(|| asker.culprit());
+        let punishes = now.0 < self.punished_until.load(Ordering::Relaxed);
+        let culprit = (punishes && rules.abuse.is_some() && !is_login).then(|| asker.culprit());
         let asker = match is_login {
             true => &Asker {
                 user: None,
@@ -268,7 +275,9 @@ impl Quotas {
             Err(_) => {
                 // Makes room for the penalty, and the count begins anew.
                 shard.remove(strikes);
-                shard.set(culprit, now.plus(nanos(abuse.penalty)), now);
+                let until = now.plus(nanos(abuse.penalty));
+                shard.set(culprit, until, now);
+                self.punish_until(until);
                 if let Some(ledger) = &mut shard.ledger {
                     ledger.punish(culprit, nanos(abuse.penalty));
                 }
@@ -276,6 +285,11 @@ impl Quotas {
                 Strike::Abuse
             }
         }
+    }
+
+    /// Before somebody's account says so, or under the lock of that account.
+    fn punish_until(&self, until: Moment) {
+        self.punished_until.fetch_max(until.0, Ordering::Relaxed);
     }
 
     /// What is left of the asker's penalty.
