@@ -11,6 +11,9 @@ pub(crate) struct Machine {
     pub(crate) processor: Option<String>,
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) kernel: Option<String>,
+    /// How senders find their speed, such as `cubic`. `bbr` paces each of them by a timer: of what
+    /// large bodies cost, that is the larger half on some machines.
+    pub(crate) congestion_control: Option<String>,
 }
 
 /// What measured.
@@ -29,7 +32,12 @@ impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let processor = self.processor.as_deref().unwrap_or("?");
         let kernel = self.kernel.as_deref().unwrap_or("?");
-        write!(f, "{} cores ({processor}), Linux {kernel}", self.cores)
+        let congestion = self.congestion_control.as_deref().unwrap_or("?");
+        write!(
+            f,
+            "{} cores ({processor}), Linux {kernel}, TCP {congestion}",
+            self.cores
+        )
     }
 }
 
@@ -54,6 +62,8 @@ impl Machine {
             processor: read("/proc/cpuinfo").and_then(|text| line(text, "model name")),
             memory_bytes: memory.map(|kib| kib * 1024),
             kernel: read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
+            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control")
+                .map(|text| text.trim().to_owned()),
         }
     }
 }

@@ -71,6 +71,7 @@ impl Run {
         assert_eq!(report["target"]["embedded"], true);
         assert!(report["machine"]["cores"].as_u64().unwrap() > 0);
         assert!(report["machine"]["kernel"].is_string());
+        assert!(report["machine"]["congestion_control"].is_string());
         assert_eq!(report["program"]["version"], env!("CARGO_PKG_VERSION"));
         assert!(
             report["program"]["rustc"]
