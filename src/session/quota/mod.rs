@@ -287,7 +287,7 @@ impl Quotas {
         }
     }
 
-    /// Before somebody's account says so, or under the lock of that account.
+    /// [`Self::charge`] looks for penalties at least until then.
     fn punish_until(&self, until: Moment) {
         self.punished_until.fetch_max(until.0, Ordering::Relaxed);
     }
