@@ -15,7 +15,7 @@ use ddp_gateway::{
     config::model::LogFormat,
     control::app::{App, Ended, Options, Origin, Reading},
     demo::{self, front::Addresses},
-    net::workers::Threads,
+    net::workers::{Placement, Threads},
     telemetry::{
         export,
         log::{Format, Log},
@@ -72,7 +72,7 @@ fn run(arguments: &ConfigArgs, console: &mut Console<'_>) -> Result<Exit> {
     };
     let log = Log::install(format, &log.filter, log.access)?;
     panic::install();
-    let threads = Threads::start(loaded.config.workers)
+    let threads = Threads::start(loaded.config.workers, Placement::of(&loaded.config))
         .context("the threads that carry connections cannot be started")?;
     let options = Options {
         origin: Origin::File {

@@ -85,6 +85,7 @@ impl<'a> Builder<'a> {
                 .value
                 .value()
                 .and_then(|workers| NonZeroUsize::new(count(workers.0))),
+            pin_workers: file.pin_workers.value,
         }
     }
 

@@ -49,6 +49,8 @@ pub struct Config {
     pub watch: bool,
     /// Threads that carry connections; as many as there are cores when not set.
     pub workers: Option<NonZeroUsize>,
+    /// Each of them stays on a core of its own, where there are as many cores.
+    pub pin_workers: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -294,9 +294,12 @@ impl App {
     /// may need, what is unprotected.
     pub async fn announce(&self) {
         let inner = &self.control.0;
-        let config = inner.state.lock().await.config.clone();
+        let (config, workers) = {
+            let state = inner.state.lock().await;
+            (state.config.clone(), state.listeners.workers().clone())
+        };
         let room = inner.gate.max_connections();
-        banner::announce(&config, &self.addresses(), self.admin(), room);
+        banner::announce(&config, &self.addresses(), self.admin(), room, &workers);
     }
 }
 

@@ -66,6 +66,9 @@ impl Inner {
         if config.workers != state.config.workers {
             warnings.push("workers takes effect at the next start".to_owned());
         }
+        if config.pin_workers != state.config.pin_workers {
+            warnings.push("pin_workers takes effect at the next start".to_owned());
+        }
         for listener in &config.listeners {
             let mut old = state.config.listeners.iter();
             let same = old.find(|old| old.address == listener.address);

@@ -8,6 +8,7 @@ use super::bounds::Memory;
 use crate::{
     base::id::ListenAddr,
     config::model::{Config, Listener, ProxyProtocol},
+    net::workers::Workers,
     telemetry::process::VERSION,
 };
 
@@ -17,9 +18,10 @@ pub(super) fn announce(
     addresses: &[ListenAddr],
     admin: Option<SocketAddr>,
     connections: usize,
+    workers: &Workers,
 ) {
     info!("ddp-gateway {VERSION} is up");
-    for line in facts(config, addresses, admin, connections) {
+    for line in facts(config, addresses, admin, connections, workers) {
         info!("{line}");
     }
     for line in unprotected(config, addresses, admin) {
@@ -32,6 +34,7 @@ fn facts(
     addresses: &[ListenAddr],
     admin: Option<SocketAddr>,
     connections: usize,
+    workers: &Workers,
 ) -> Vec<String> {
     let mut lines = Vec::new();
     for (listener, address) in config.listeners.iter().zip(addresses) {
@@ -63,6 +66,9 @@ fn facts(
         Some(admin) => format!("admin: http://{admin}/ (metrics, sessions, reload, drain)"),
         None => "admin: off".to_owned(),
     });
+    if !workers.are_none() {
+        lines.push(workers.to_string());
+    }
     let memory = Memory::of(config, connections);
     lines.push(format!(
         "room for {connections} client connections; memory: about {} when all are idle sockets, \

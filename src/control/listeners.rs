@@ -88,6 +88,10 @@ impl Listeners {
         }
     }
 
+    pub(super) fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
     /// Binds and reads everything that `config` needs and that is not there yet. All faults at
     /// once.
     pub(super) fn prepare(&self, config: &Config) -> Result<Prepared, Vec<ListenerError>> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    io,
+    fs, io,
     net::SocketAddr,
     num::NonZeroUsize,
     sync::{Arc, Mutex},
@@ -16,19 +16,20 @@ use ddp_gateway::{
     net::{
         gate::{Gate, GateTerms},
         listen::{self, Accepted, Sharing, Terms},
-        workers::{self, Threads},
+        workers::{self, Placement, Threads},
     },
 };
+use rustix::thread::sched_getaffinity;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::support::{deployment::read, until};
+use crate::support::{deployment::read, process::Gateway, until};
 
 const ANY: &str = "127.0.0.1:0";
 
 #[tokio::test]
 async fn each_thread_takes_a_part_of_the_connections() {
-    let threads = Threads::start(NonZeroUsize::new(3)).unwrap();
+    let threads = Threads::start(NonZeroUsize::new(3), Placement::Free).unwrap();
     let bound = listen::bind_on(address(ANY), Sharing::Alone, &threads.workers()).unwrap();
     let local = bound.local();
     let seen = Arc::new(Mutex::new(BTreeSet::new()));
@@ -62,7 +63,7 @@ async fn each_thread_takes_a_part_of_the_connections() {
 
 #[tokio::test]
 async fn an_address_in_use_is_refused_with_workers_too() {
-    let threads = Threads::start(NonZeroUsize::new(2)).unwrap();
+    let threads = Threads::start(NonZeroUsize::new(2), Placement::Free).unwrap();
     let first = listen::bind_on(address(ANY), Sharing::Alone, &threads.workers()).unwrap();
     for second in [
         listen::bind_on(first.local(), Sharing::Alone, &threads.workers()),
@@ -75,7 +76,7 @@ async fn an_address_in_use_is_refused_with_workers_too() {
 
 #[tokio::test]
 async fn an_address_is_shared_only_by_those_who_say_so() {
-    let threads = Threads::start(NonZeroUsize::new(2)).unwrap();
+    let threads = Threads::start(NonZeroUsize::new(2), Placement::Free).unwrap();
     let bind = |address, sharing| listen::bind_on(address, sharing, &threads.workers());
     let first = bind(address(ANY), Sharing::Processes).unwrap();
     let second = bind(first.local(), Sharing::Processes).unwrap();
@@ -123,4 +124,68 @@ fn config() -> Config {
     read(
         "listen = \"127.0.0.1:0\"\nmonolith = \"http://127.0.0.1:1\"\nstreamers = [\"127.0.0.1:1\"]\n",
     )
+}
+
+/// The process as it is started, with as many workers as it may use cores, and with one more.
+#[tokio::test]
+async fn workers_stay_on_their_cores_unless_told_otherwise() {
+    let all = allowed("/proc/thread-self").unwrap();
+    let count = sched_getaffinity(None).unwrap().count();
+    for (workers, pin, is_pinned) in [
+        (count, "", true),
+        (count, "pin_workers = false", false),
+        (count + 1, "", false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("proxy.toml");
+        let text = format!(
+            "listen = \"{ANY}\"\nadmin = \"{ANY}\"\nmonolith = \"http://127.0.0.1:1\"\n\
+             streamers = [\"127.0.0.1:1\"]\nworkers = {workers}\n{pin}\n"
+        );
+        fs::write(&config, text).unwrap();
+        let mut gateway = Gateway::run(&config);
+        let place = match is_pinned {
+            true => "on a core of its own",
+            false => "where the system places it",
+        };
+        let said = gateway.line(" worker");
+        assert!(said.contains(place), "{said}");
+        let expected = if is_pinned { workers as usize } else { 0 };
+        let pid = gateway.pid().as_raw_nonzero();
+        until("the workers to be where they stay", async || {
+            let (pinned, free): (Vec<_>, Vec<_>) = threads(pid.get())
+                .into_iter()
+                .partition(|(name, cores)| name.starts_with("worker-") && *cores != all);
+            // Nobody else is kept anywhere.
+            assert!(free.iter().all(|(_, cores)| *cores == all), "{free:?}");
+            let taken: BTreeSet<usize> = pinned
+                .iter()
+                .map(|(_, cores)| cores.parse().expect("one core"))
+                .collect();
+            taken.len() == expected
+        })
+        .await;
+    }
+}
+
+/// Each thread's name, and where it may run.
+fn threads(process: i32) -> Vec<(String, String)> {
+    let folder = format!("/proc/{process}/task");
+    let threads = fs::read_dir(folder).unwrap();
+    let named = threads.filter_map(|thread| {
+        let path = thread.unwrap().path().display().to_string();
+        // It may have ended meanwhile.
+        let name = fs::read_to_string(format!("{path}/comm")).ok()?;
+        Some((name.trim().to_owned(), allowed(&path)?))
+    });
+    named.collect()
+}
+
+/// Where a thread may run, as the system lists it.
+fn allowed(thread: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("{thread}/status")).ok()?;
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    Some(list?.trim().to_owned())
 }

@@ -11,7 +11,7 @@ use ddp_gateway::{
         streamer::{Streamer, StreamerOptions},
         workspace::Workspace,
     },
-    net::workers::Threads,
+    net::workers::{Placement, Threads},
 };
 use tempfile::TempDir;
 
@@ -86,7 +86,7 @@ impl Deployment {
             panic!("{text}\n{}", faults.join("\n"))
         });
         // Two, so that sessions come back on another one than they were on.
-        let threads = Threads::start(NonZeroUsize::new(2)).unwrap();
+        let threads = Threads::start(NonZeroUsize::new(2), Placement::Free).unwrap();
         let options = Options {
             origin: Origin::File { path, environment },
             reading: Reading {
