@@ -238,13 +238,14 @@ impl Door {
                     let terms = terms.load_full();
                     match door.enter(&terms, peer) {
                         Ok(entered) => {
-                            tasks.spawn(async move {
+                            // Boxed first: on its way into a task a future is moved several times.
+                            tasks.spawn(Box::pin(async move {
                                 if let Some(accepted) =
                                     door.open(stream, peer, terms, entered).await
                                 {
                                     serve(accepted).await;
                                 }
-                            });
+                            }));
                         }
                         Err(turned) => {
                             let uninvited = Uninvited {

@@ -148,7 +148,8 @@ impl Lease {
             let reused = kept.is_some();
             let mut channel = match kept.take() {
                 Some(channel) => channel,
-                None => match self.0.dial(&terms).await {
+                // Boxed, so that requests on a kept connection do not carry it along.
+                None => match Box::pin(self.0.dial(&terms)).await {
                     Ok(channel) => channel,
                     Err(fault) => {
                         self.0.failed(fault);

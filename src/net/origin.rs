@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderValue;
-use http_body_util::{BodyExt, Empty, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Body, Frame, SizeHint},
     client::conn::http1::{Builder, Connection, SendRequest},
@@ -109,7 +109,13 @@ pub struct Terms {
 }
 
 /// A body on its way to the monolith.
-pub struct Outgoing(UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>);
+pub struct Outgoing(Content);
+
+enum Content {
+    /// Of nearly all requests.
+    Empty,
+    Body(UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>),
+}
 
 /// Why there is no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -486,11 +492,11 @@ impl Outgoing {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        Self(body.map_err(Into::into).boxed_unsync())
+        Self(Content::Body(body.map_err(Into::into).boxed_unsync()))
     }
 
     pub fn empty() -> Self {
-        Self::new(Empty::new())
+        Self(Content::Empty)
     }
 }
 
@@ -502,15 +508,24 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.0).poll_frame(cx)
+        match &mut self.0 {
+            Content::Empty => Poll::Ready(None),
+            Content::Body(body) => Pin::new(body).poll_frame(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        match &self.0 {
+            Content::Empty => true,
+            Content::Body(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        match &self.0 {
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Body(body) => body.size_hint(),
+        }
     }
 }
 

@@ -240,6 +240,17 @@ impl Side {
         }
     }
 
+    /// Whether no informational response waits, as nearly always: the final one may begin.
+    pub fn is_informed(&self) -> bool {
+        let mut interim = self.interim();
+        if !interim.bytes.is_empty() {
+            return false;
+        }
+        interim.open = false;
+        interim.waker = None;
+        true
+    }
+
     /// Ready when all informational responses are out; the final one may begin then.
     pub fn poll_informed(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut interim = self.interim();

@@ -184,7 +184,7 @@ impl Activity {
 
     /// Waits until informational responses are out, for a moment.
     pub(super) async fn informed(&self) {
-        if self.single {
+        if self.single && !self.side.is_informed() {
             let _ = timeout(INFORM, poll_fn(|cx| self.side.poll_informed(cx))).await;
             self.side.end();
         }

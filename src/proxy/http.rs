@@ -1,6 +1,6 @@
 //! Forwarding a request to the monolith and its response to the client.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{future::pending, pin::pin, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
@@ -105,7 +105,7 @@ pub(super) async fn forward(
     };
     let (reply, upload) = exchange.send(parts, body, snapshot, record).await?;
     record.served_by(reply.connection.lease().server());
-    answer(reply, head, rules, Some(upload))
+    answer(reply, head, rules, upload)
 }
 
 /// The pace that is expected of an exchange.
@@ -137,35 +137,34 @@ impl Exchange<'_> {
         body: Incoming,
         snapshot: &Snapshot,
         record: &mut Record,
-    ) -> Result<(Reply, Arc<Progress>), Refusal> {
+    ) -> Result<(Reply, Option<Arc<Progress>>), Refusal> {
         let bodiless = body.is_end_stream();
         if bodiless || self.informs.is_none() {
             parts.headers.remove(header::EXPECT);
         }
         let expects = parts.headers.contains_key(header::EXPECT);
         let again = (bodiless && parts.method.is_idempotent()).then(|| Again::of(&parts));
-        let stage = if bodiless {
-            Stage::Ended
-        } else {
-            Stage::Offered
-        };
-        let progress = Progress::new(record.started(), stage);
-        record.uploads(progress.clone());
-        let outgoing = if bodiless {
-            Outgoing::empty()
-        } else {
-            Outgoing::new(Upload::new(
-                body,
-                self.limit,
-                self.rules,
-                progress.clone(),
-                expects,
-            ))
+        let upload = (!bodiless).then(|| Progress::new(record.started()));
+        let outgoing = match &upload {
+            None => Outgoing::empty(),
+            Some(progress) => {
+                record.uploads(progress.clone());
+                Outgoing::new(Upload::new(
+                    body,
+                    self.limit,
+                    self.rules,
+                    progress.clone(),
+                    expects,
+                ))
+            }
         };
         let request = Request::from_parts(parts, outgoing);
         let lease = self.monolith.choose(None);
-        let (error, second) = match self.attempt(lease.clone(), request, &progress, false).await {
-            Ok(reply) => return Ok((reply, progress)),
+        let (error, second) = match self
+            .attempt(lease.clone(), request, upload.as_ref(), false)
+            .await
+        {
+            Ok(reply) => return Ok((reply, upload)),
             Err(Failed::Given(refusal)) => return Err(refusal),
             Err(Failed::Send(error)) => {
                 let second = match error.unsent {
@@ -179,25 +178,31 @@ impl Exchange<'_> {
             }
         };
         let Some(request) = second else {
-            return Err(refusal_of(error, &progress));
+            return Err(refusal_of(error, upload.as_deref()));
         };
         snapshot.meters.retries.increment(1);
         let other = self.monolith.choose(Some(&lease));
         drop(lease);
-        match self.attempt(other, request, &progress, true).await {
-            Ok(reply) => Ok((reply, progress)),
+        // Boxed, as it is seldom wanted.
+        match Box::pin(self.attempt(other, request, upload.as_ref(), true)).await {
+            Ok(reply) => Ok((reply, upload)),
             Err(Failed::Given(refusal)) => Err(refusal),
-            Err(Failed::Send(error)) => Err(refusal_of(error.fault, &progress)),
+            Err(Failed::Send(error)) => Err(refusal_of(error.fault, upload.as_deref())),
         }
     }
 
     /// Passes informational responses on; `100 Continue` means the body.
-    fn listen(&self, request: &mut Request<Outgoing>, progress: &Arc<Progress>) {
+    fn listen(&self, request: &mut Request<Outgoing>, upload: Option<&Arc<Progress>>) {
         let informs = self.informs.clone();
-        let progress = progress.clone();
+        let upload = upload.cloned();
+        if informs.is_none() && upload.is_none() {
+            return;
+        }
         hyper::ext::on_informational(request, move |response| {
             if response.status() == StatusCode::CONTINUE {
-                progress.wanted();
+                if let Some(upload) = &upload {
+                    upload.wanted();
+                }
             } else if let Some(informs) = &informs {
                 let mut headers = response.headers().clone();
                 hop::strip(&mut headers);
@@ -212,44 +217,62 @@ impl Exchange<'_> {
         &self,
         lease: Lease,
         mut request: Request<Outgoing>,
-        progress: &Arc<Progress>,
+        upload: Option<&Arc<Progress>>,
         fresh: bool,
     ) -> Result<Reply, Failed> {
         if !request.headers().contains_key(header::HOST) {
             let host = lease.host().clone();
             request.headers_mut().insert(header::HOST, host);
         }
-        self.listen(&mut request, progress);
+        self.listen(&mut request, upload);
         let server = lease.clone();
         let started = Instant::now();
         let mut sending = pin!(lease.send(request, self.terms, fresh));
-        loop {
-            let due = match progress.stage() {
-                Stage::Ended => progress.moved().max(started) + self.first_byte,
-                Stage::Offered => progress.moved().max(started) + self.rules.idle,
-                // The body watches the client itself.
-                Stage::Awaited => Instant::now() + self.rules.idle,
-                _ => Instant::now() + GRACE,
+        let refusal = loop {
+            let due = match upload {
+                None => started + self.first_byte,
+                Some(upload) => self.due(upload, started),
+            };
+            let ended = async {
+                match upload {
+                    None => pending().await,
+                    Some(upload) => upload.ended().await,
+                }
             };
             tokio::select! {
                 biased;
                 sent = &mut sending => return sent.map_err(Failed::Send),
                 () = sleep_until(due.min(self.rules.deadline)) => {}
-                () = progress.ended() => continue,
+                () = ended => continue,
             }
             let now = Instant::now();
-            let refusal = match progress.stage() {
-                _ if now >= self.rules.deadline => Refusal::Deadline,
-                Stage::Awaited => continue,
-                Stage::Ended if now < progress.moved().max(started) + self.first_byte => continue,
-                Stage::Offered if now < progress.moved().max(started) + self.rules.idle => continue,
-                Stage::Ended | Stage::Offered => Refusal::Silent,
-                failed => of_stage(failed).unwrap_or(Refusal::Silent),
-            };
-            if matches!(refusal, Refusal::Silent | Refusal::Deadline) {
-                server.timed_out();
+            if now >= self.rules.deadline {
+                break Refusal::Deadline;
             }
-            return Err(Failed::Given(refusal));
+            let Some(upload) = upload else {
+                break Refusal::Silent;
+            };
+            match upload.stage() {
+                Stage::Awaited => {}
+                Stage::Ended | Stage::Offered if now < self.due(upload, started) => {}
+                Stage::Ended | Stage::Offered => break Refusal::Silent,
+                failed => break of_stage(failed).unwrap_or(Refusal::Silent),
+            }
+        };
+        if matches!(refusal, Refusal::Silent | Refusal::Deadline) {
+            server.timed_out();
+        }
+        Err(Failed::Given(refusal))
+    }
+
+    /// When to look again at a request whose body is on its way, or was.
+    fn due(&self, upload: &Progress, started: Instant) -> Instant {
+        match upload.stage() {
+            Stage::Ended => upload.moved().max(started) + self.first_byte,
+            Stage::Offered => upload.moved().max(started) + self.rules.idle,
+            // The body watches the client itself.
+            Stage::Awaited => Instant::now() + self.rules.idle,
+            _ => Instant::now() + GRACE,
         }
     }
 }
@@ -286,8 +309,10 @@ impl Again {
 }
 
 /// A failure to send may be the client's: its body broke.
-fn refusal_of(fault: Fault, progress: &Progress) -> Refusal {
-    of_stage(progress.stage()).unwrap_or_else(|| fault.into())
+fn refusal_of(fault: Fault, upload: Option<&Progress>) -> Refusal {
+    upload
+        .and_then(|upload| of_stage(upload.stage()))
+        .unwrap_or_else(|| fault.into())
 }
 
 fn of_stage(stage: Stage) -> Option<Refusal> {

@@ -135,8 +135,12 @@ impl Gateway {
                 if upgrade {
                     record.routed(host, RouteKind::Tunnel);
                     let request = Request::from_parts(parts, body);
-                    return tunnel::open(&self.shared, snapshot, monolith, client, request, record)
-                        .await;
+                    // Boxed, so that other requests do not carry it along.
+                    let shared = &self.shared;
+                    return Box::pin(tunnel::open(
+                        shared, snapshot, monolith, client, request, record,
+                    ))
+                    .await;
                 }
                 http::forward(snapshot, monolith, parts, body, informs, record).await
             }

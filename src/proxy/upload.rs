@@ -189,11 +189,11 @@ impl Body for Upload {
 }
 
 impl Progress {
-    pub(super) fn new(start: Instant, stage: Stage) -> Arc<Self> {
+    pub(super) fn new(start: Instant) -> Arc<Self> {
         Arc::new(Self {
             start,
             bytes: AtomicU64::new(0),
-            stage: AtomicU8::new(stage as u8),
+            stage: AtomicU8::new(Stage::Offered as u8),
             moved: AtomicU64::new(0),
             changed: Notify::new(),
             reply: Mutex::default(),
