@@ -272,7 +272,7 @@ impl Turn<'_> {
     async fn take(mut self, is_quick: bool) -> Result<Vec<(What, f64)>, String> {
         let target = Arc::new(self.target()?);
         let early = match self.proxy {
-            Some(_) => self.warm_up(&target).await?,
+            Some(_) => self.warm_up(is_quick, &target).await?,
             None => 0,
         };
         let handshakes = |target: &Target| target.tls.as_ref().map(|tls| tls.handshakes());
@@ -424,13 +424,49 @@ impl Turn<'_> {
     ///
     /// # Errors
     /// Why no more than a few went well.
-    async fn warm_up(&self, target: &Arc<Target>) -> Result<u64, String> {
+    async fn warm_up(&self, is_quick: bool, target: &Arc<Target>) -> Result<u64, String> {
         let text = match self.case.operation.is_http() {
             true => HTTP_WARM_UP,
             false => WARM_UP,
         };
         let mut scenario: Scenario = toml::from_str(text).map_err(|error| error.to_string())?;
         scenario.name = "warm-up".to_owned();
+        let report = self.warm_up_with(scenario, target).await?;
+        let record = &report.record;
+        let well = record.measured(Measure::Visit) + record.measured(Measure::Request);
+        let errors = record.all_errors();
+        if well > 0 && errors <= well / 10 {
+            let more = match self.case.operation {
+                Operation::Presence => self.come_and_go(is_quick, target).await?,
+                _ => 0,
+            };
+            return Ok(errors + more);
+        }
+        let said = self
+            .proxy
+            .as_ref()
+            .map_or_else(String::new, Proxy::last_words);
+        Err(format!(
+            "does not even let a few in: {:?} {said}",
+            record.errors
+        ))
+    }
+
+    /// A few come, stay and leave as those do whose memory is looked at: code that is used for the
+    /// first time, when they come and when all of them go, is not theirs.
+    async fn come_and_go(&self, is_quick: bool, target: &Arc<Target>) -> Result<u64, String> {
+        let (mut scenario, _) = self.case.scenario(is_quick)?;
+        scenario.users = scenario.users.min(50);
+        let report = self.warm_up_with(scenario, target).await?;
+        sleep(if is_quick { QUICK_REST } else { REST }).await;
+        Ok(report.record.all_errors())
+    }
+
+    async fn warm_up_with(
+        &self,
+        scenario: Scenario,
+        target: &Arc<Target>,
+    ) -> Result<Report, String> {
         let load = scenario.check()?;
         let order = Order {
             scenario,
@@ -443,21 +479,7 @@ impl Turn<'_> {
             config: None,
             started: None,
         };
-        let report = order.run(&mut ()).await?;
-        let record = &report.record;
-        let well = record.measured(Measure::Visit) + record.measured(Measure::Request);
-        let errors = record.all_errors();
-        if well > 0 && errors <= well / 10 {
-            return Ok(errors);
-        }
-        let said = self
-            .proxy
-            .as_ref()
-            .map_or_else(String::new, Proxy::last_words);
-        Err(format!(
-            "does not even let a few in: {:?} {said}",
-            record.errors
-        ))
+        order.run(&mut ()).await
     }
 }
 

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::thread::{CpuSet, sched_getaffinity};
+
 use super::{certificate::Certificate, peer::Peer, servers::Servers};
 
 /// What the placeholders of a file stand for.
@@ -121,6 +123,7 @@ impl Setting {
             ("admin", self.admin.to_string()),
             ("monolith", self.monolith.to_string()),
             ("threads", self.threads.to_string()),
+            ("cpu_map", cpu_map(self.threads)),
             ("files", self.files.to_string()),
             ("connections", connections.to_string()),
             ("buffers", (4 * connections).to_string()),
@@ -131,6 +134,21 @@ impl Setting {
             text = text.replace(&format!("{{{{{name}}}}}"), &value);
         }
         text
+    }
+}
+
+/// HAProxy's line that keeps each thread on a core, if there are as many of both.
+fn cpu_map(threads: usize) -> String {
+    let Ok(all) = sched_getaffinity(None) else {
+        return String::new();
+    };
+    let cores: Vec<String> = (0..CpuSet::MAX_CPU)
+        .filter(|&core| all.is_set(core))
+        .map(|core| core.to_string())
+        .collect();
+    match cores.len() == threads {
+        true => format!("cpu-map auto:1/1-{threads} {}", cores.join(" ")),
+        false => String::new(),
     }
 }
 
