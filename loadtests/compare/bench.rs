@@ -19,7 +19,7 @@ use crate::{
     record::Measure,
     report::Report,
     run::Order,
-    scenario::Scenario,
+    scenario::{Load, Scenario},
     stop::Stop,
     target::{Origin, Reach, Trust},
     users::Target,
@@ -280,17 +280,7 @@ impl Turn<'_> {
         let empty = self.memory();
         let (scenario, load) = self.case.scenario(is_quick)?;
         let users = scenario.users;
-        let order = Order {
-            scenario,
-            load,
-            target: target.clone(),
-            url: self.peer.name().to_owned(),
-            is_quiet: true,
-            accounts: Accounts::Demo,
-            admin: None,
-            config: None,
-            started: None,
-        };
+        let order = self.order(scenario, load, target.clone());
         let Self { case, way, .. } = self;
         let mut gauge = Gauge::new(self.proxy.as_mut(), self.servers, case.operation, case.act);
         let report = order.run(&mut gauge).await;
@@ -468,18 +458,23 @@ impl Turn<'_> {
         target: &Arc<Target>,
     ) -> Result<Report, String> {
         let load = scenario.check()?;
-        let order = Order {
+        self.order(scenario, load, target.clone())
+            .run(&mut ())
+            .await
+    }
+
+    fn order(&self, scenario: Scenario, load: Load, target: Arc<Target>) -> Order {
+        Order {
             scenario,
             load,
-            target: target.clone(),
+            target,
             url: self.peer.name().to_owned(),
             is_quiet: true,
             accounts: Accounts::Demo,
             admin: None,
             config: None,
             started: None,
-        };
-        order.run(&mut ()).await
+        }
     }
 }
 
