@@ -67,6 +67,8 @@ impl Placement {
         }
         // Fails on systems with more cores than a set can name.
         let all = sched_getaffinity(None).ok()?;
+        // Changes nothing, and tells whether a sandbox forbids it before anybody is told otherwise.
+        sched_setaffinity(None, &all).ok()?;
         let cores: Vec<CpuSet> = (0..CpuSet::MAX_CPU)
             .filter(|&core| all.is_set(core))
             .map(|core| {
@@ -174,7 +176,7 @@ fn place(cores: Option<&CpuSet>) {
     if let Some(cores) = cores
         && let Err(error) = sched_setaffinity(None, cores)
     {
-        // As a sandbox may have it. It costs time and nothing else.
+        // The core was taken away meanwhile. It costs time and nothing else.
         tracing::debug!(%error, "a thread cannot be kept on its core");
     }
 }
